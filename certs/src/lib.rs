@@ -1,0 +1,1 @@
+//! Consortium PKI: authority, site and server certificates.

@@ -1,0 +1,1 @@
+//! Site agent: reads its cohort, trains, uploads sealed updates.

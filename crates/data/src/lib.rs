@@ -1,0 +1,1 @@
+//! Readers, cohort checks, patient-wise splits, batching, generated cohorts.

@@ -1,0 +1,1 @@
+//! Stems, fusion trunks and heads on Burn.

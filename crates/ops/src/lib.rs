@@ -1,0 +1,1 @@
+//! Configuration reading, output envelope, exit codes, logs.

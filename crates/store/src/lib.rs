@@ -1,0 +1,1 @@
+//! Studies, rounds and updates in SQLite, blobs in files.

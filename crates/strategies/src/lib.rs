@@ -1,0 +1,1 @@
+//! Aggregation rules: contribution weights and exact sums.

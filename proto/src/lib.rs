@@ -1,0 +1,1 @@
+//! Wire messages, their conversion to domain types, and size limits.

@@ -1,0 +1,1 @@
+//! Aggregation server: gRPC, rounds, storage, certificates.

@@ -1,0 +1,1 @@
+//! Simulations, demonstrations and tools on one machine.
