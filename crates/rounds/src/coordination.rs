@@ -1,0 +1,483 @@
+//! The server's side of a study.
+
+use std::collections::BTreeMap;
+
+use consilium_core::clock::Timestamp;
+use consilium_core::{Digest, RoundPlan, SiteId, Study};
+use serde::{Deserialize, Serialize};
+
+/// Where a study stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coordination {
+    /// The study's digest.
+    pub study: Digest,
+    /// Hash of the current global model.
+    pub model: Digest,
+    /// What is awaited.
+    pub phase: Phase,
+    /// Rounds that have closed, in order, failed attempts included.
+    pub closed: Vec<RoundRecord>,
+}
+
+/// What is awaited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Phase {
+    /// The coordinator has not started the study.
+    AwaitStart,
+    /// Updates of the open round.
+    Training {
+        /// What the sites were asked for.
+        plan: RoundPlan,
+        /// Updates that are stored, with the digest of each.
+        received: BTreeMap<SiteId, Digest>,
+    },
+    /// The sum of the contributors' updates.
+    Aggregating {
+        /// What the sites were asked for.
+        plan: RoundPlan,
+        /// Whose updates are summed. Fixed: a later update is late.
+        contributors: BTreeMap<SiteId, Digest>,
+    },
+    /// Nothing: all rounds are committed.
+    Finished,
+    /// Nothing: too many rounds failed.
+    Failed {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// A closed round: who took part, who did not, how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundRecord {
+    /// Round number, from 1.
+    pub round: u32,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Sites whose updates were stored in time, with the digest of each.
+    pub received: BTreeMap<SiteId, Digest>,
+    /// Sites that did not deliver in time.
+    pub missing: Vec<SiteId>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a round ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// The new global model is stored.
+    Committed {
+        /// Its hash.
+        model: Digest,
+    },
+    /// Fewer updates than the quorum at the deadline; the global model is unchanged.
+    QuorumMissed {
+        /// Updates received.
+        received: u32,
+        /// Updates needed.
+        quorum: u32,
+    },
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The coordinator starts the study.
+    Started {
+        /// When.
+        now: Timestamp,
+    },
+    /// A site's update passed all checks and is stored durably.
+    UpdateStored {
+        /// The site.
+        site: SiteId,
+        /// Round it belongs to.
+        round: u32,
+        /// Attempt it belongs to.
+        attempt: u32,
+        /// SHA-256 of its values.
+        digest: Digest,
+    },
+    /// Time went on.
+    Clock {
+        /// The present moment.
+        now: Timestamp,
+    },
+    /// The new global model is stored durably.
+    Aggregated {
+        /// Round it closes.
+        round: u32,
+        /// Attempt it closes.
+        attempt: u32,
+        /// Hash of the new model.
+        model: Digest,
+        /// When.
+        now: Timestamp,
+    },
+}
+
+/// What the caller has to do after storing the new state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Tell waiting sites of this plan.
+    Announce(RoundPlan),
+    /// Sum the contributors' updates, step the model, store it, and report [`Event::Aggregated`].
+    Aggregate {
+        /// What the sites were asked for.
+        plan: RoundPlan,
+        /// Whose updates.
+        contributors: BTreeMap<SiteId, Digest>,
+    },
+    /// The updates of this attempt are not needed any more.
+    ForgetUpdates {
+        /// Round.
+        round: u32,
+        /// Attempt.
+        attempt: u32,
+    },
+    /// Tell waiting sites that the study has ended, well or not.
+    AnnounceEnd,
+}
+
+/// An event that does not belong to the state, by a mistake of the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{event} does not belong to the present state of the study")]
+pub struct Unexpected {
+    event: &'static str,
+}
+
+/// Why an update does not enter the round. The peer's mistake or bad luck, not ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RejectUpdate {
+    /// The site does not take part.
+    #[error("site {site} takes no part in the study")]
+    UnknownSite {
+        /// The site.
+        site: SiteId,
+    },
+    /// The round is not open any more, or not yet, or this was another attempt at it.
+    #[error("round {round}, attempt {attempt} is not open")]
+    NotOpen {
+        /// Round of the update.
+        round: u32,
+        /// Attempt of the update.
+        attempt: u32,
+    },
+    /// The round closed before the update arrived.
+    #[error("round {round} closed before the update from site {site} arrived")]
+    Late {
+        /// Round of the update.
+        round: u32,
+        /// The site.
+        site: SiteId,
+    },
+    /// The site has already delivered other values for this round.
+    #[error("site {site} has already delivered a different update for round {round}")]
+    Conflicting {
+        /// Round of the update.
+        round: u32,
+        /// The site.
+        site: SiteId,
+    },
+}
+
+impl RejectUpdate {
+    /// Stable code for logs, replies and documents.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownSite { .. } => "update_unknown_site",
+            Self::NotOpen { .. } => "update_round_not_open",
+            Self::Late { .. } => "update_late",
+            Self::Conflicting { .. } => "update_conflicting",
+        }
+    }
+}
+
+impl Coordination {
+    /// A study that waits for its start.
+    #[must_use]
+    pub fn new(study: &Study) -> Self {
+        Self {
+            study: study.digest(),
+            model: study.initial_model_sha256,
+            phase: Phase::AwaitStart,
+            closed: Vec::new(),
+        }
+    }
+
+    /// Rounds committed so far.
+    #[must_use]
+    pub fn committed_rounds(&self) -> u32 {
+        let committed = |record: &&RoundRecord| matches!(record.outcome, Outcome::Committed { .. });
+        self.closed.iter().filter(committed).count() as u32
+    }
+
+    /// The open round, if there is one.
+    #[must_use]
+    pub fn open_plan(&self) -> Option<&RoundPlan> {
+        match &self.phase {
+            Phase::Training { plan, .. } => Some(plan),
+            _ => None,
+        }
+    }
+
+    /// How the given attempt ended, once it has.
+    #[must_use]
+    pub fn record(&self, round: u32, attempt: u32) -> Option<&RoundRecord> {
+        self.closed
+            .iter()
+            .find(|record| record.round == round && record.attempt == attempt)
+    }
+
+    /// Whether the site's update of that attempt entered a committed model; `None` while that is open.
+    #[must_use]
+    pub fn sealed_was_used(&self, site: &SiteId, round: u32, attempt: u32) -> Option<bool> {
+        if let Some(record) = self.record(round, attempt) {
+            let committed = matches!(record.outcome, Outcome::Committed { .. });
+            return Some(committed && record.received.contains_key(site));
+        }
+        match &self.phase {
+            // The sum runs without this site: its update will not be used.
+            Phase::Aggregating { plan, contributors }
+                if (plan.round, plan.attempt) == (round, attempt)
+                    && !contributors.contains_key(site) =>
+            {
+                Some(false)
+            }
+            _ => None,
+        }
+    }
+
+    /// How the study ended, once it has: the final model, or why it failed.
+    #[must_use]
+    pub fn end(&self) -> Option<Result<Digest, String>> {
+        match &self.phase {
+            Phase::Finished => Some(Ok(self.model)),
+            Phase::Failed { reason } => Some(Err(reason.clone())),
+            _ => None,
+        }
+    }
+
+    /// Whether an update of `site` would enter the open round, before its values are sent.
+    /// `Ok(false)` means that this very update is already there: nothing needs to be sent.
+    ///
+    /// # Errors
+    /// [`RejectUpdate`], as storing it would.
+    pub fn admits(
+        &self,
+        study: &Study,
+        site: &SiteId,
+        round: u32,
+        attempt: u32,
+        digest: Digest,
+    ) -> Result<bool, RejectUpdate> {
+        if study.participant(site).is_none() {
+            return Err(RejectUpdate::UnknownSite { site: site.clone() });
+        }
+        let same_or = |known: Option<&Digest>, otherwise| match known {
+            Some(known) if *known == digest => Ok(false),
+            Some(_) => Err(RejectUpdate::Conflicting {
+                round,
+                site: site.clone(),
+            }),
+            None => otherwise,
+        };
+        let is_of = |plan: &RoundPlan| plan.round == round && plan.attempt == attempt;
+        let late = Err(RejectUpdate::Late {
+            round,
+            site: site.clone(),
+        });
+        match &self.phase {
+            Phase::Training { plan, received } if is_of(plan) => {
+                same_or(received.get(site), Ok(true))
+            }
+            Phase::Aggregating { plan, contributors } if is_of(plan) => {
+                same_or(contributors.get(site), late)
+            }
+            _ => match self.record(round, attempt) {
+                Some(record) => same_or(record.received.get(site), late),
+                None => Err(RejectUpdate::NotOpen { round, attempt }),
+            },
+        }
+    }
+
+    /// Takes one event. The caller stores the new state before it carries out the effects.
+    ///
+    /// # Errors
+    /// [`Unexpected`] for an event that cannot have happened; the state is unchanged.
+    pub fn handle(&mut self, study: &Study, event: Event) -> Result<Vec<Effect>, Unexpected> {
+        match event {
+            Event::Started { now } => Ok(match self.phase {
+                Phase::AwaitStart => self.open(study, 1, 1, now),
+                _ => Vec::new(),
+            }),
+            Event::UpdateStored {
+                site,
+                round,
+                attempt,
+                digest,
+            } => match self.admits(study, &site, round, attempt, digest) {
+                Ok(true) => Ok(self.receive(study, site, digest)),
+                Ok(false) => Ok(Vec::new()),
+                Err(_) => Err(Unexpected {
+                    event: "an update that the round does not admit",
+                }),
+            },
+            Event::Clock { now } => Ok(self.look_at_the_clock(study, now)),
+            Event::Aggregated {
+                round,
+                attempt,
+                model,
+                now,
+            } => self.commit(study, round, attempt, model, now),
+        }
+    }
+
+    /// What has to be done again after a restart: effects may have been lost with the process.
+    #[must_use]
+    pub fn resume(&self) -> Vec<Effect> {
+        match &self.phase {
+            Phase::AwaitStart => Vec::new(),
+            Phase::Training { plan, .. } => vec![Effect::Announce(plan.clone())],
+            Phase::Aggregating { plan, contributors } => vec![Effect::Aggregate {
+                plan: plan.clone(),
+                contributors: contributors.clone(),
+            }],
+            Phase::Finished | Phase::Failed { .. } => vec![Effect::AnnounceEnd],
+        }
+    }
+
+    fn open(&mut self, study: &Study, round: u32, attempt: u32, now: Timestamp) -> Vec<Effect> {
+        let plan = RoundPlan {
+            study: self.study,
+            round,
+            attempt,
+            model: self.model,
+            deadline: now.plus_seconds(study.schedule.deadline_seconds),
+        };
+        self.phase = Phase::Training {
+            plan: plan.clone(),
+            received: BTreeMap::new(),
+        };
+        vec![Effect::Announce(plan)]
+    }
+
+    fn receive(&mut self, study: &Study, site: SiteId, digest: Digest) -> Vec<Effect> {
+        let Phase::Training { received, .. } = &mut self.phase else {
+            return Vec::new();
+        };
+        received.insert(site, digest);
+        if received.len() == study.sites.len() {
+            self.aggregate()
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn look_at_the_clock(&mut self, study: &Study, now: Timestamp) -> Vec<Effect> {
+        let Phase::Training { plan, received } = &self.phase else {
+            return Vec::new();
+        };
+        if now < plan.deadline {
+            return Vec::new();
+        }
+        if received.len() >= study.schedule.quorum as usize {
+            return self.aggregate();
+        }
+        let (plan, received) = (plan.clone(), received.clone());
+        let outcome = Outcome::QuorumMissed {
+            received: received.len() as u32,
+            quorum: study.schedule.quorum,
+        };
+        self.close(study, &plan, received, outcome);
+        let forget = Effect::ForgetUpdates {
+            round: plan.round,
+            attempt: plan.attempt,
+        };
+        let failed = self.closed.len() as u32 - self.committed_rounds();
+        let next = if failed > study.schedule.retry_rounds {
+            let reason = format!(
+                "round {} missed its quorum of {} and no retry is left",
+                plan.round, study.schedule.quorum
+            );
+            self.phase = Phase::Failed { reason };
+            vec![Effect::AnnounceEnd]
+        } else {
+            self.open(study, plan.round, plan.attempt + 1, now)
+        };
+        [forget].into_iter().chain(next).collect()
+    }
+
+    fn aggregate(&mut self) -> Vec<Effect> {
+        let Phase::Training { plan, received } = &self.phase else {
+            return Vec::new();
+        };
+        let (plan, contributors) = (plan.clone(), received.clone());
+        self.phase = Phase::Aggregating {
+            plan: plan.clone(),
+            contributors: contributors.clone(),
+        };
+        vec![Effect::Aggregate { plan, contributors }]
+    }
+
+    fn commit(
+        &mut self,
+        study: &Study,
+        round: u32,
+        attempt: u32,
+        model: Digest,
+        now: Timestamp,
+    ) -> Result<Vec<Effect>, Unexpected> {
+        let (plan, contributors) = match &self.phase {
+            Phase::Aggregating { plan, contributors }
+                if plan.round == round && plan.attempt == attempt =>
+            {
+                (plan.clone(), contributors.clone())
+            }
+            _ => {
+                return match self.record(round, attempt).map(|record| &record.outcome) {
+                    Some(Outcome::Committed { model: known }) if *known == model => Ok(Vec::new()),
+                    _ => Err(Unexpected {
+                        event: "a sum that nobody asked for",
+                    }),
+                };
+            }
+        };
+        self.model = model;
+        self.close(study, &plan, contributors, Outcome::Committed { model });
+        let forget = Effect::ForgetUpdates { round, attempt };
+        let next = if round == study.schedule.rounds {
+            self.phase = Phase::Finished;
+            vec![Effect::AnnounceEnd]
+        } else {
+            self.open(study, round + 1, 1, now)
+        };
+        Ok([forget].into_iter().chain(next).collect())
+    }
+
+    fn close(
+        &mut self,
+        study: &Study,
+        plan: &RoundPlan,
+        received: BTreeMap<SiteId, Digest>,
+        outcome: Outcome,
+    ) {
+        let missing = study
+            .sites
+            .iter()
+            .map(|participant| participant.site.clone())
+            .filter(|site| !received.contains_key(site))
+            .collect();
+        self.closed.push(RoundRecord {
+            round: plan.round,
+            attempt: plan.attempt,
+            received,
+            missing,
+            outcome,
+        });
+    }
+}

@@ -1,0 +1,1 @@
+//! What the aggregation server keeps.
