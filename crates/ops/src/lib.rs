@@ -1,1 +1,16 @@
-//! Configuration reading, output envelope, exit codes, logs.
+//! What every program does the same way: read a configuration, print a result, fail with a code, log.
+//!
+//! * [`config`]: TOML with the line, the place and a suggestion for every mistake.
+//! * [`error`]: what an operator is told: code, what happened, where, what to do next, exit code.
+//! * [`output`]: data on standard output, everything else on standard error; `--format text|json`.
+//! * [`logging`]: JSON lines when standard error is not a terminal.
+//! * [`units`]: durations and sizes as people write them.
+
+pub mod config;
+pub mod error;
+pub mod logging;
+pub mod output;
+pub mod units;
+
+pub use error::{ExitCode, OperatorError};
+pub use output::Format;
