@@ -41,42 +41,24 @@ fn explain(path: &Path, text: &str, error: &toml::de::Error) -> OperatorError {
         }
         None => path.display().to_string(),
     };
-    let (code, hint) =
-        if message.starts_with("unknown field") || message.starts_with("unknown variant") {
-            let code = if message.starts_with("unknown field") {
-                "config_unknown_key"
-            } else {
-                "config_wrong_value"
-            };
-            (code, suggestion(&message))
-        } else if message.starts_with("missing field") {
-            (
-                "config_missing_key",
-                "add the key; the annotated samples in configs/ show every one".into(),
-            )
-        } else if message.starts_with("invalid")
-            || message.contains("expected") && error.span().is_some()
-        {
-            let syntax = text.parse::<toml::Table>().is_err();
-            if syntax {
-                (
-                    "config_syntax",
-                    "correct the TOML syntax at this place".into(),
-                )
-            } else {
-                (
-                    "config_wrong_value",
-                    "give a value of the type named above".into(),
-                )
-            }
-        } else if text.parse::<toml::Table>().is_err() {
-            (
-                "config_syntax",
-                "correct the TOML syntax at this place".into(),
-            )
-        } else {
-            ("config_wrong_value", "correct the value".into())
-        };
+    let (code, hint) = if text.parse::<toml::Table>().is_err() {
+        (
+            "config_syntax",
+            "correct the TOML syntax at this place".into(),
+        )
+    } else if message.starts_with("unknown field") {
+        ("config_unknown_key", suggestion(&message))
+    } else if message.starts_with("unknown variant") {
+        ("config_wrong_value", suggestion(&message))
+    } else if message.starts_with("missing field") {
+        let hint = "add the key; the annotated samples in configs/ show every one";
+        ("config_missing_key", hint.into())
+    } else {
+        (
+            "config_wrong_value",
+            "give a value of the type and range named above".into(),
+        )
+    };
     OperatorError::configuration(code, message, hint).at(location)
 }
 
