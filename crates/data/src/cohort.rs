@@ -12,8 +12,9 @@ use serde::Serialize;
 use crate::examples::Targets;
 use crate::manifest::{CohortManifest, Origin};
 use crate::manifest_file::ManifestFile;
-use crate::problem::{Located, Place, Problem, Problems, Refusal};
+use crate::problem::Problem;
 use crate::read::{self, Feature, Records};
+use crate::refusal::{Located, Place, Problems, Refusal};
 use crate::split::{Part, fold, keyed_hash, part_of, split_hash};
 
 /// Records of one site. Private data: not printable.
@@ -138,8 +139,29 @@ impl Cohort {
             key,
             notes: Vec::new(),
         };
-        cohort.note_gaps(&file.path, problems);
+        cohort.check_schema(&file.path, problems);
+        // Gaps that come from refused rows are not news.
+        if !problems.refuse() {
+            cohort.note_gaps(&file.path, problems);
+        }
         Some(cohort)
+    }
+
+    /// Compares the schema hash that the modality key may carry as its last part.
+    fn check_schema(&self, path: &Path, problems: &mut Problems) {
+        let key = self.manifest.modality.key.as_str();
+        let Some(declared) = key.split('.').nth(2) else {
+            return;
+        };
+        let is_hash = declared.len() >= 4 && declared.bytes().all(|b| b.is_ascii_hexdigit());
+        let computed = self.schema_hash().to_string();
+        if is_hash && !computed.starts_with(declared) {
+            let problem = Problem::SchemaDiffers {
+                declared: declared.to_owned(),
+                computed: computed.chars().take(declared.len()).collect(),
+            };
+            problems.push(problem, Place::file(path).column("modality.key"));
+        }
     }
 
     /// Notes what makes training pointless or poor.

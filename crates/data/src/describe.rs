@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cohort::{Cohort, Unit};
 use crate::examples::Targets;
-use crate::problem::Finding;
+use crate::refusal::Finding;
 use crate::split::Part;
 
 /// A cohort in counts. Stays at the site: counts are not protected.

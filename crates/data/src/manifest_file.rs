@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::manifest::{
     CohortManifest, DeclaredUnit, ModalityKind, Origin, Source, Splits, TaskKind,
 };
-use crate::problem::{Place, Problem, Problems};
+use crate::problem::Problem;
+use crate::refusal::{Place, Problems};
 use crate::toml_text::Document;
 
 /// A manifest, checked, and what belongs to it.
@@ -272,7 +273,10 @@ fn check_source(manifest: &CohortManifest, invalid: &mut impl FnMut(&[&str], Str
         (Source::Npz(_), _) | (_, None) => {}
         _ => invalid(&at("side"), "`side` belongs to images".to_owned()),
     }
-    if steps.limit.is_some_and(|limit| !(limit > 0.0)) {
+    if steps
+        .limit
+        .is_some_and(|limit| limit.is_nan() || limit <= 0.0)
+    {
         invalid(&at("limit"), "the limit must be above 0".to_owned());
     }
 }
@@ -326,7 +330,7 @@ fn check_features(manifest: &CohortManifest, invalid: &mut impl FnMut(&[&str], S
     }
     for block in &manifest.features {
         if let Some([low, high]) = block.clip
-            && !(low < high)
+            && (low.is_nan() || high.is_nan() || low >= high)
         {
             invalid(
                 &["features"],

@@ -66,6 +66,9 @@ pub enum PrepareError {
         /// Features or channels of the cohort.
         expected: usize,
     },
+    /// A scaling that was not fitted by [`Cohort::prepare`].
+    #[error("the scaling of feature {0} is not finite or not above zero")]
+    ScalingValue(usize),
 }
 
 impl PrepareError {
@@ -76,6 +79,7 @@ impl PrepareError {
             Self::NothingToFit => "training_records_empty",
             Self::NoSuchRecord(error) => error.code(),
             Self::ScalingLength { .. } => "scaling_length",
+            Self::ScalingValue(_) => "scaling_value",
         }
     }
 }
@@ -108,13 +112,20 @@ impl Cohort {
     /// Applies a scaling that was fitted before, for example to predict on new patients.
     ///
     /// # Errors
-    /// [`PrepareError::ScalingLength`] when it belongs to another schema.
+    /// [`PrepareError::ScalingLength`] when it belongs to another schema, [`PrepareError::ScalingValue`]
+    /// when a number in it cannot be a mean or standard deviation.
     pub fn prepare_with(&self, scaling: &Scaling) -> Result<Prepared, PrepareError> {
         let (shape, values) = self.sized();
         let expected = shape[0];
         for got in [scaling.mean.len(), scaling.standard_deviation.len()] {
             if got != expected {
                 return Err(PrepareError::ScalingLength { got, expected });
+            }
+        }
+        for (at, mean) in scaling.mean.iter().enumerate() {
+            let deviation = scaling.standard_deviation[at];
+            if !mean.is_finite() || !deviation.is_finite() || deviation <= 0.0 {
+                return Err(PrepareError::ScalingValue(at));
             }
         }
         Ok(self.scaled(shape, values, scaling.clone()))

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer, Error};
 
-use crate::problem::{Place, Problem, Problems, nearest};
+use crate::problem::Problem;
+use crate::refusal::{Place, Problems, nearest};
 
 /// A parsed document that knows the line of each key.
 pub(crate) struct Document<'a> {

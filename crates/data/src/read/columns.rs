@@ -6,7 +6,8 @@ use super::Feature;
 use super::table_file::{Cells, Number, TableFile};
 use crate::examples::Targets;
 use crate::manifest::{CohortManifest, FeatureBlock, TaskKind};
-use crate::problem::{Place, Problem, Problems};
+use crate::problem::Problem;
+use crate::refusal::{Place, Problems};
 use crate::split::Part;
 
 /// What stands in a file for each class.

@@ -11,7 +11,8 @@ use super::table_file::{Number, TableFile};
 use super::{Feature, Records};
 use crate::manifest::IcuSource;
 use crate::manifest_file::ManifestFile;
-use crate::problem::{Place, Problem, Problems};
+use crate::problem::Problem;
+use crate::refusal::{Place, Problems};
 use crate::split::Part;
 
 /// Running summary of one concept at one stay.

@@ -8,7 +8,8 @@ use super::{Feature, Records};
 use crate::examples::Targets;
 use crate::manifest::NpzSource;
 use crate::manifest_file::ManifestFile;
-use crate::problem::{Place, Problem, Problems};
+use crate::problem::Problem;
+use crate::refusal::{Place, Problems};
 use crate::split::Part;
 
 /// Reads the archive.

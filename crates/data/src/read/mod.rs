@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::examples::Targets;
 use crate::manifest::Source;
 use crate::manifest_file::ManifestFile;
-use crate::problem::{Place, Problems};
+use crate::refusal::{Place, Problems};
 use crate::split::Part;
 
 /// One column of a table, or one channel of an image or signal.

@@ -9,7 +9,8 @@ use super::table_file::TableFile;
 use super::{Feature, Records};
 use crate::manifest::SeriesSource;
 use crate::manifest_file::ManifestFile;
-use crate::problem::{Place, Problem, Problems};
+use crate::problem::Problem;
+use crate::refusal::{Place, Problems};
 use crate::split::Part;
 
 struct Series {

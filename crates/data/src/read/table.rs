@@ -9,7 +9,8 @@ use super::columns::{self, TargetColumns};
 use super::table_file::TableFile;
 use crate::manifest::TableSource;
 use crate::manifest_file::ManifestFile;
-use crate::problem::{Place, Problem, Problems};
+use crate::problem::Problem;
+use crate::refusal::{Place, Problems};
 
 /// Reads the table.
 pub(crate) fn read(

@@ -8,7 +8,8 @@ use csv::StringRecord;
 use flate2::bufread::MultiGzDecoder;
 
 use crate::manifest_file::unreadable;
-use crate::problem::{Place, Problem, Problems, nearest};
+use crate::problem::Problem;
+use crate::refusal::{Place, Problems, nearest};
 
 /// An open table. Rows are handed out one at a time.
 pub(crate) struct TableFile {
