@@ -1,9 +1,12 @@
 //! Generated cohorts: what they are marked as, that they can be learned, and that files give them back.
 
+mod regression;
+
 use consilium_core::{Seed, SiteId};
 use consilium_data::generated::{GeneratedKind, GeneratedSpec, cohort, quickstart, write};
 use consilium_data::manifest::Origin;
 use consilium_data::{Cohort, Examples, Part, Scaling, Targets, Unit, check};
+use regression::{Rows, auroc, fit, plain, rows};
 
 fn spec(name: &str, kind: GeneratedKind, hospital: u32, train: u32) -> GeneratedSpec {
     GeneratedSpec {
@@ -103,68 +106,8 @@ fn a_part_without_patients_is_refused() {
     assert_eq!(refusal.code(), "manifest_invalid_value");
 }
 
-/// Rows of features and a label of 0 or 1 for a logistic regression.
-type Rows = Vec<(Vec<f64>, f64)>;
-
-/// Training and test rows of one cohort; `features` makes the row of one record.
-fn rows(cohort: &Cohort, class: u32, features: impl Fn(&Examples, usize) -> Vec<f64>) -> [Rows; 2] {
-    let train = cohort.records_in(Part::Train);
-    let prepared = cohort.prepare(&train).unwrap();
-    [Part::Train, Part::Test].map(|part| {
-        let examples = prepared
-            .examples()
-            .select(&cohort.records_in(part))
-            .unwrap();
-        let labels = examples.targets.labels().unwrap().to_vec();
-        (0..examples.len())
-            .map(|r| {
-                (
-                    features(&examples, r),
-                    f64::from(u8::from(labels[r] == class)),
-                )
-            })
-            .collect()
-    })
-}
-
-fn score(weights: &[f64], row: &[f64]) -> f64 {
-    weights.iter().zip(row).map(|(w, x)| w * x).sum::<f64>() + weights[row.len()]
-}
-
-/// Logistic regression with a ridge penalty, by gradient descent.
-fn fit(rows: &Rows, ridge: f64) -> Vec<f64> {
-    let width = rows[0].0.len();
-    let mut weights = vec![0.0; width + 1];
-    for _ in 0..600 {
-        let mut gradient = vec![0.0; width + 1];
-        for (row, label) in rows {
-            let error = 1.0 / (1.0 + (-score(&weights, row)).exp()) - label;
-            for (g, x) in gradient.iter_mut().zip(row) {
-                *g += error * x;
-            }
-            gradient[width] += error;
-        }
-        for (at, g) in gradient.iter().enumerate() {
-            let penalty = if at < width { ridge * weights[at] } else { 0.0 };
-            weights[at] -= 0.05 * (g / rows.len() as f64 + penalty);
-        }
-    }
-    weights
-}
-
-/// Share of pairs of a positive and a negative row that are in the right order.
-fn auroc(weights: &[f64], rows: &Rows) -> f64 {
-    let scores = |wanted: f64| -> Vec<f64> {
-        (rows.iter())
-            .filter(|(_, label)| *label == wanted)
-            .map(|(row, _)| score(weights, row))
-            .collect()
-    };
-    let (positive, negative) = (scores(1.0), scores(0.0));
-    let right: f64 = (positive.iter())
-        .flat_map(|p| negative.iter().map(move |n| f64::from(u8::from(p > n))))
-        .sum();
-    right / (positive.len() * negative.len()) as f64
+fn parts(cohort: &Cohort) -> [Vec<usize>; 2] {
+    [Part::Train, Part::Test].map(|part| cohort.records_in(part))
 }
 
 /// Mean AUROC over the three hospitals of one kind: trained alone, and trained on all three together.
@@ -179,7 +122,11 @@ fn alone_and_together(
         let hospitals: Vec<[Rows; 2]> = quickstart()
             .iter()
             .filter(|spec| spec.kind == kind)
-            .map(|spec| rows(&cohort(spec, Seed(seed)).unwrap(), 1, features))
+            .map(|spec| {
+                let cohort = cohort(spec, Seed(seed)).unwrap();
+                let [train, test] = parts(&cohort);
+                rows(&cohort, [&train, &test], 1, features)
+            })
             .collect();
         let all: Rows = hospitals
             .iter()
@@ -206,11 +153,6 @@ fn pooled_pixels(examples: &Examples, record: usize) -> Vec<f64> {
             (at(0, 0) + at(0, 1) + at(1, 0) + at(1, 1)) / 4.0
         })
         .collect()
-}
-
-fn plain(examples: &Examples, record: usize) -> Vec<f64> {
-    let values = examples.record(record).unwrap();
-    values.iter().map(|&value| f64::from(value)).collect()
 }
 
 #[test]
@@ -251,7 +193,8 @@ fn activities_can_be_told_from_how_much_and_how_fast_the_signal_moves() {
             .collect()
     };
     let of_class = |class| {
-        let [train, test] = rows(&cohort, class, movement);
+        let [train, test] = parts(&cohort);
+        let [train, test] = rows(&cohort, [&train, &test], class, movement);
         auroc(&fit(&train, 0.001), &test)
     };
     let scores: Vec<f64> = (0..4).map(of_class).collect();

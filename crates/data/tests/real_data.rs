@@ -1,9 +1,12 @@
 //! The real cohorts give the counts of their READMEs. Skipped, with the reason, where the data are not.
 
+mod regression;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use consilium_data::{Cohort, Part, Targets, Unit, describe};
+use consilium_data::{Cohort, Examples, Part, Targets, Unit, describe};
+use regression::{auroc, fit, plain, rows};
 
 /// Reads one of the manifests that ship with the scenarios, or says why not.
 fn read(name: &str, folder: &str) -> Option<Cohort> {
@@ -155,4 +158,43 @@ fn describing_a_cohort_serialises_and_prints() {
     assert!(description.to_string().contains("2229 of 10 patients"));
     let json = serde_json::to_value(&description).unwrap();
     assert_eq!(json["parts"][0]["part"], "train");
+}
+
+/// Means of 4 by 4 pixels.
+fn coarse_pixels(examples: &Examples, record: usize) -> Vec<f64> {
+    let pixels = plain(examples, record);
+    let cell = |at: usize| -> f64 {
+        let (row, column) = (at / 8 * 4, at % 8 * 4);
+        let rows = (row..row + 4).map(|r| &pixels[r * 32 + column..r * 32 + column + 4]);
+        rows.flatten().sum::<f64>() / 16.0
+    };
+    (0..64).map(cell).collect()
+}
+
+#[test]
+fn a_regression_on_coarse_pixels_comes_near_the_published_one() {
+    let Some(cohort) = read("xray-pneumoniamnist", "pneumoniamnist") else {
+        return;
+    };
+    let [train, test] = [Part::Train, Part::Test].map(|part| cohort.records_in(part));
+    let [train, test] = rows(&cohort, [&train, &test], 1, coarse_pixels);
+    let score = auroc(&fit(&train, 0.001), &test);
+    println!("test AUROC {score:.3}, README 0.917 on all pixels");
+    assert!(score > 0.87, "{score}");
+}
+
+#[test]
+fn a_regression_on_intensive_care_folds_comes_near_the_published_one() {
+    let Some(cohort) = read("icu-eicu", "icu-mortality24") else {
+        return;
+    };
+    let scores: Vec<f64> = (cohort.folds(5).iter())
+        .map(|fold| {
+            let [train, test] = rows(&cohort, [&fold.train, &fold.test], 1, plain);
+            auroc(&fit(&train, 0.05), &test)
+        })
+        .collect();
+    let mean = scores.iter().sum::<f64>() / 5.0;
+    println!("AUROC of five folds {scores:.3?}, mean {mean:.3}, README 0.75");
+    assert!(mean > 0.70, "{scores:?}");
 }
