@@ -1,1 +1,28 @@
 //! Stems, fusion trunks and heads on Burn.
+
+mod array;
+mod convert;
+mod device;
+mod error;
+#[cfg(test)]
+mod golden;
+mod kernel;
+mod loss;
+mod net;
+mod network;
+mod op;
+mod optimiser;
+mod predict;
+mod spec;
+mod train;
+
+pub use array::{Array, record_shape};
+pub use device::DeviceChoice;
+pub use error::ModelError;
+pub use kernel::arrange::Activation;
+pub use loss::Targets;
+pub use network::{Features, SiteNetwork, View};
+pub use optimiser::{OptimiserRule, OptimiserState};
+pub use predict::Prediction;
+pub use spec::{Conversion, EhpalNet, Modality, NormKind, SParam, ScoreScale, Task};
+pub use train::{Batch, LossSum, Trainer};
