@@ -2,6 +2,7 @@
 
 mod array;
 mod convert;
+mod describe;
 mod device;
 mod error;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod spec;
 mod train;
 
 pub use array::{Array, record_shape};
+pub use describe::{Description, ModuleSize, Version, describe, macs_per_record};
 pub use device::DeviceChoice;
 pub use error::ModelError;
 pub use kernel::arrange::Activation;

@@ -218,13 +218,13 @@ fn gates_of_one_unit(file: &Npz, f: usize, formulas: Formulas) {
             let name = format!("mid_{name}{}", i + 1);
             close(&name, &double(values), &file.get(&name).permuted(&[1, 0]), 1e-5);
         }
-        let [r, lorentz, poincare, h] = saved.scores(i);
+        let [r, lorentz, poincare, h, _] = saved.scores(i);
         for (name, values) in [("r", r), ("lorentz", lorentz), ("poincare", poincare), ("h", h)] {
             let name = format!("mid_{name}{}", i + 1);
-            close(&name, &double(values), &file.get(&name).values, 1e-5);
+            close(&name, values, &file.get(&name).values, 1e-5);
         }
         let used = file.get(&format!("mid_time{}", i + 1));
-        close("mid_time", &double(saved.time(1 - i)), &used.values, 1e-5);
+        close("mid_time", saved.scores(1 - i)[4], &used.values, 1e-5);
     }
     for (name, gradient) in names.iter().zip(&tensors) {
         let name = format!("g_{name}");

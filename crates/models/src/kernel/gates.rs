@@ -56,7 +56,9 @@ impl<'a> Unit<'a> {
     }
 }
 
-/// What the forward pass of one stream leaves for the backward pass; `[F, B]` unless said.
+/// What the forward pass of one stream leaves for the backward pass. Matrices `[F, B]` are in single
+/// precision; sums over channels and the scores made of them, `[B]`, are in double precision, because the
+/// hyperbolic scores are small differences of large terms and pass through a saturated sigmoid (section 6.3).
 #[derive(Clone, Debug, Default)]
 struct Stream {
     d: Vec<f32>,
@@ -64,27 +66,26 @@ struct Stream {
     im: Vec<f32>,
     a: Vec<f32>,
     q: Vec<f32>,
-    /// `[B]` each.
-    r: Vec<f32>,
-    norm: Vec<f32>,
-    norm2: Vec<f32>,
-    cubic: Vec<f32>,
-    time: Vec<f32>,
-    minkowski: Vec<f32>,
-    lorentz: Vec<f32>,
-    poincare: Vec<f32>,
-    h: Vec<f32>,
+    r: Vec<f64>,
+    norm: Vec<f64>,
+    norm2: Vec<f64>,
+    cubic: Vec<f64>,
+    time: Vec<f64>,
+    minkowski: Vec<f64>,
+    lorentz: Vec<f64>,
+    poincare: Vec<f64>,
+    h: Vec<f64>,
 }
 
 /// One unit's forward pass.
 #[derive(Clone, Debug)]
 pub(crate) struct Saved {
     streams: [Stream; 2],
-    c: f32,
-    c_hat: f32,
+    c: f64,
+    c_hat: f64,
     /// `S` after reparametrisation, and `S^`.
-    s: Vec<f32>,
-    s_hat: Vec<f32>,
+    s: Vec<f64>,
+    s_hat: Vec<f64>,
     /// Gates of streams 1 and 2, `[F, B]` each.
     pub gates: [Vec<f32>; 2],
 }
@@ -97,19 +98,14 @@ impl Saved {
         [&s.d, &s.re, &s.im, &s.a, &s.q]
     }
 
-    /// `r`, `L`, `Q`, `h` of stream `i`.
-    pub fn scores(&self, i: usize) -> [&[f32]; 4] {
+    /// `r`, `L`, `Q`, `h`, `t` of stream `i`.
+    pub fn scores(&self, i: usize) -> [&[f64]; 5] {
         let s = &self.streams[i];
-        [&s.r, &s.lorentz, &s.poincare, &s.h]
-    }
-
-    /// `t` of stream `i`.
-    pub fn time(&self, i: usize) -> &[f32] {
-        &self.streams[i].time
+        [&s.r, &s.lorentz, &s.poincare, &s.h, &s.time]
     }
 }
 
-fn sigmoid(x: f32) -> f32 {
+fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
@@ -145,11 +141,15 @@ fn product(matrix: &[f32], transposed: bool, x: &[f32], f: usize, batch: usize) 
 /// One unit's gates from the pooled streams `a_i`, `[F, B]`.
 pub(crate) fn forward(a: [&[f32]; 2], unit: Unit<'_>, dct: &[f32], batch: usize, formulas: Formulas) -> Saved {
     let f = unit.s.len();
-    let s: Vec<f32> =
-        unit.s.iter().map(|&s| if formulas.sigmoid_s { 1.0 + sigmoid(s) } else { s }).collect();
-    let c = unit.curvature_log[0].exp().clamp(0.1, 10.0);
-    let s_hat: Vec<f32> = s.iter().map(|s| s * sigmoid(c)).collect();
-    let c_hat = c * (s.iter().map(|&s| sigmoid(s)).sum::<f32>() / f as f32);
+    let guard = f64::from(formulas.guard_eps2);
+    let s: Vec<f64> = unit
+        .s
+        .iter()
+        .map(|&s| if formulas.sigmoid_s { 1.0 + sigmoid(f64::from(s)) } else { f64::from(s) })
+        .collect();
+    let c = f64::from(unit.curvature_log[0]).exp().clamp(0.1, 10.0);
+    let s_hat: Vec<f64> = s.iter().map(|s| s * sigmoid(c)).collect();
+    let c_hat = c * (s.iter().map(|&s| sigmoid(s)).sum::<f64>() / f as f64);
     let root_c = c_hat.sqrt();
     let mut streams = [Stream::default(), Stream::default()];
     for (stream, a) in streams.iter_mut().zip(a) {
@@ -157,31 +157,30 @@ pub(crate) fn forward(a: [&[f32]; 2], unit: Unit<'_>, dct: &[f32], batch: usize,
         stream.re = product(unit.psi_real, true, &stream.d, f, batch);
         stream.im = product(unit.psi_imag, true, &stream.d, f, batch);
         stream.a = vec![0.0; f * batch];
+        let mut scores = vec![0.0_f64; f];
         for b in 0..batch {
-            let column = |values: &[f32], u: usize| values[u * batch + b];
-            let re2: f32 = (0..f).map(|u| column(&stream.re, u).powi(2)).sum();
-            let r = (re2 + formulas.guard_eps2).sqrt();
+            let column = |values: &[f32], u: usize| f64::from(values[u * batch + b]);
+            let re2: f64 = (0..f).map(|u| column(&stream.re, u).powi(2)).sum();
+            let r = (re2 + guard).sqrt();
             let log_r = r.ln();
-            let mut top = f32::NEG_INFINITY;
+            let mut top = f64::NEG_INFINITY;
             for (u, s_hat) in s_hat.iter().enumerate() {
                 let p = column(&stream.re, u).powi(2) + column(&stream.im, u).powi(2);
-                let score = p * ((s_hat - 2.0) * log_r).exp();
-                stream.a[u * batch + b] = score;
-                top = top.max(score);
+                scores[u] = p * ((s_hat - 2.0) * log_r).exp();
+                top = top.max(scores[u]);
             }
             let mut total = 0.0;
-            for u in 0..f {
-                let e = (stream.a[u * batch + b] - top).exp();
-                stream.a[u * batch + b] = e;
-                total += e;
+            for score in &mut scores {
+                *score = (*score - top).exp();
+                total += *score;
             }
-            for u in 0..f {
-                stream.a[u * batch + b] /= total;
+            for (u, score) in scores.iter().enumerate() {
+                stream.a[u * batch + b] = (score / total) as f32;
             }
-            let norm2: f32 = (0..f).map(|k| column(&stream.d, k).powi(2)).sum();
+            let norm2: f64 = (0..f).map(|k| column(&stream.d, k).powi(2)).sum();
             stream.r.push(r);
             stream.norm2.push(norm2);
-            stream.norm.push((norm2 + formulas.guard_eps2).sqrt());
+            stream.norm.push((norm2 + guard).sqrt());
             stream.cubic.push((0..f).map(|k| column(&stream.d, k).powi(3)).sum());
             stream.time.push(c_hat.mul_add(norm2, 1.0).sqrt() / c_hat);
         }
@@ -191,17 +190,21 @@ pub(crate) fn forward(a: [&[f32]; 2], unit: Unit<'_>, dct: &[f32], batch: usize,
         let other_time = streams[1 - i].time.clone();
         let stream = &mut streams[i];
         for b in 0..batch {
-            let space: f32 = (0..f)
-                .map(|k| unit.hyper_beta[k] * (stream.d[k * batch + b] + stream.q[k * batch + b]).powi(2))
+            let space: f64 = (0..f)
+                .map(|k| {
+                    let sum = f64::from(stream.d[k * batch + b]) + f64::from(stream.q[k * batch + b]);
+                    f64::from(unit.hyper_beta[k]) * sum * sum
+                })
                 .sum();
             let minkowski = space - other_time[b] * other_time[b];
-            let lorentz = unit.lorentz_alpha[0] * minkowski;
+            let lorentz = f64::from(unit.lorentz_alpha[0]) * minkowski;
             let poincare = (root_c * stream.norm[b]).tanh() / (stream.norm[b] + 1e-6) * stream.cubic[b];
-            let score = unit.hyper_gate[0].mul_add(lorentz, unit.hyper_gate1[0] * poincare);
+            let score =
+                f64::from(unit.hyper_gate[0]) * lorentz + f64::from(unit.hyper_gate1[0]) * poincare;
             stream.minkowski.push(minkowski);
             stream.lorentz.push(lorentz);
             stream.poincare.push(poincare);
-            stream.h.push(sigmoid(formulas.score_scale * score));
+            stream.h.push(sigmoid(f64::from(formulas.score_scale) * score));
         }
     }
     let gates = std::array::from_fn(|i| {
@@ -209,7 +212,7 @@ pub(crate) fn forward(a: [&[f32]; 2], unit: Unit<'_>, dct: &[f32], batch: usize,
         let mut gate = Vec::with_capacity(f * batch);
         for u in 0..f {
             let open = unit.cross_gate[u] * unit.output_gate[u];
-            gate.extend((0..batch).map(|b| open * (other.a[u * batch + b] + other.h[b])));
+            gate.extend((0..batch).map(|b| open * (other.a[u * batch + b] + other.h[b] as f32)));
         }
         gate
     });
@@ -230,45 +233,46 @@ pub(crate) fn backward(
     let Saved { streams, c, c_hat, s, s_hat, .. } = saved;
     let (c, c_hat) = (*c, *c_hat);
     let root_c = c_hat.sqrt();
+    let [alpha, gate, gate1] =
+        [unit.lorentz_alpha[0], unit.hyper_gate[0], unit.hyper_gate1[0]].map(f64::from);
     let mut dcross = vec![0.0; f];
     let mut doutput = vec![0.0; f];
-    let mut dbeta = vec![0.0; f];
-    let mut ds_hat = vec![0.0; f];
+    let mut dbeta = vec![0.0_f64; f];
+    let mut ds_hat = vec![0.0_f64; f];
     let (mut dgate, mut dgate1, mut dalpha, mut dc_hat) = (0.0, 0.0, 0.0, 0.0);
     let mut dreal = vec![0.0; f * f];
     let mut dimag = vec![0.0; f * f];
     // Stream i's maps gate stream 1 - i.
     let mut da: [Vec<f32>; 2] = [vec![0.0; f * batch], vec![0.0; f * batch]];
-    let mut dh = [vec![0.0; batch], vec![0.0; batch]];
+    let mut dh = [vec![0.0_f64; batch], vec![0.0_f64; batch]];
     for i in 0..2 {
         let (dg, stream) = (dgates[1 - i], &streams[i]);
         for u in 0..f {
             let open = unit.cross_gate[u] * unit.output_gate[u];
-            let mut dopen = 0.0;
+            let mut dopen = 0.0_f64;
             for b in 0..batch {
                 let dg = dg[u * batch + b];
-                dopen += dg * (stream.a[u * batch + b] + stream.h[b]);
+                dopen += f64::from(dg) * (f64::from(stream.a[u * batch + b]) + stream.h[b]);
                 da[i][u * batch + b] = open * dg;
-                dh[i][b] += open * dg;
+                dh[i][b] += f64::from(open) * f64::from(dg);
             }
-            dcross[u] += dopen * unit.output_gate[u];
-            doutput[u] += dopen * unit.cross_gate[u];
+            dcross[u] += dopen as f32 * unit.output_gate[u];
+            doutput[u] += dopen as f32 * unit.cross_gate[u];
         }
     }
     let mut dd: [Vec<f32>; 2] = [vec![0.0; f * batch], vec![0.0; f * batch]];
-    let mut dtime = [vec![0.0; batch], vec![0.0; batch]];
+    let mut dtime = [vec![0.0_f64; batch], vec![0.0_f64; batch]];
     for i in 0..2 {
         let stream = &streams[i];
         let mut dq = vec![0.0; f * batch];
         for b in 0..batch {
             let h = stream.h[b];
-            let dz = dh[i][b] * h * (1.0 - h) * formulas.score_scale;
+            let dz = dh[i][b] * h * (1.0 - h) * f64::from(formulas.score_scale);
             dgate += dz * stream.lorentz[b];
             dgate1 += dz * stream.poincare[b];
-            let dlorentz = dz * unit.hyper_gate[0];
-            let dpoincare = dz * unit.hyper_gate1[0];
-            dalpha += dlorentz * stream.minkowski[b];
-            let dmink = dlorentz * unit.lorentz_alpha[0];
+            let dpoincare = dz * gate1;
+            dalpha += dz * gate * stream.minkowski[b];
+            let dmink = dz * gate * alpha;
             dtime[1 - i][b] -= 2.0 * dmink * streams[1 - i].time[b];
             let norm = stream.norm[b];
             let (away, tanh) = (norm + 1e-6, (root_c * norm).tanh());
@@ -279,10 +283,12 @@ pub(crate) fn backward(
             let radial = if norm > 0.0 { dnorm / norm } else { 0.0 };
             for k in 0..f {
                 let at = k * batch + b;
-                let (d, sum) = (stream.d[at], stream.d[at] + stream.q[at]);
+                let d = f64::from(stream.d[at]);
+                let sum = d + f64::from(stream.q[at]);
                 dbeta[k] += dmink * sum * sum;
-                dq[at] = 2.0 * dmink * unit.hyper_beta[k] * sum;
-                dd[i][at] += dq[at] + 3.0 * d * d * dcubic + d * radial;
+                let through = 2.0 * dmink * f64::from(unit.hyper_beta[k]) * sum;
+                dq[at] = through as f32;
+                dd[i][at] = (through + 3.0 * d * d * dcubic + d * radial) as f32;
             }
         }
         // q = Wr A.
@@ -298,30 +304,30 @@ pub(crate) fn backward(
         let mut dre = vec![0.0; f * batch];
         let mut dim = vec![0.0; f * batch];
         for b in 0..batch {
+            let column = |values: &[f32], u: usize| f64::from(values[u * batch + b]);
             let r = stream.r[b];
             let log_r = r.ln();
-            let mean: f32 = (0..f).map(|u| stream.a[u * batch + b] * da[i][u * batch + b]).sum();
+            let mean: f64 = (0..f).map(|u| column(&stream.a, u) * column(&da[i], u)).sum();
             let mut dr = 0.0;
             for u in 0..f {
-                let at = u * batch + b;
-                let (re, im) = (stream.re[at], stream.im[at]);
+                let (re, im) = (column(&stream.re, u), column(&stream.im, u));
                 let power = ((s_hat[u] - 2.0) * log_r).exp();
-                let dscore = stream.a[at] * (da[i][at] - mean);
-                let score = re.mul_add(re, im * im) * power;
+                let dscore = column(&stream.a, u) * (column(&da[i], u) - mean);
+                let score = (re * re + im * im) * power;
                 ds_hat[u] += dscore * score * log_r;
                 dr += dscore * score * (s_hat[u] - 2.0) / r;
-                dre[at] = 2.0 * re * dscore * power;
-                dim[at] = 2.0 * im * dscore * power;
+                dre[u * batch + b] = (2.0 * re * dscore * power) as f32;
+                dim[u * batch + b] = (2.0 * im * dscore * power) as f32;
             }
             for u in 0..f {
-                dre[u * batch + b] += stream.re[u * batch + b] * dr / r;
+                dre[u * batch + b] += (column(&stream.re, u) * dr / r) as f32;
             }
             // t = sqrt(1 + c^ n2) / c^.
             let root = c_hat * stream.time[b];
             let dt = dtime[i][b];
             dc_hat += dt * (stream.norm2[b] / (2.0 * root * c_hat) - root / (c_hat * c_hat));
             for k in 0..f {
-                dd[i][k * batch + b] += stream.d[k * batch + b] * dt / root;
+                dd[i][k * batch + b] += (column(&stream.d, k) * dt / root) as f32;
             }
         }
         for (weight, dy) in [(unit.psi_real, &dre), (unit.psi_imag, &dim)] {
@@ -336,25 +342,25 @@ pub(crate) fn backward(
     let open = sigmoid(c);
     let mean_open = c_hat / c;
     let dc = dc_hat * mean_open
-        + open * (1.0 - open) * ds_hat.iter().zip(s).map(|(d, s)| d * s).sum::<f32>();
-    let raw = unit.curvature_log[0].exp();
+        + open * (1.0 - open) * ds_hat.iter().zip(s).map(|(d, s)| d * s).sum::<f64>();
+    let raw = f64::from(unit.curvature_log[0]).exp();
     let dkappa = if (0.1..=10.0).contains(&raw) { dc * raw } else { 0.0 };
     let ds = (0..f)
         .map(|u| {
-            let (slope, value) = (sigmoid(s[u]), unit.s[u]);
-            let ds = ds_hat[u] * open + dc_hat * c * slope * (1.0 - slope) / f as f32;
-            if formulas.sigmoid_s { ds * sigmoid(value) * (1.0 - sigmoid(value)) } else { ds }
+            let (slope, value) = (sigmoid(s[u]), sigmoid(f64::from(unit.s[u])));
+            let ds = ds_hat[u] * open + dc_hat * c * slope * (1.0 - slope) / f as f64;
+            (if formulas.sigmoid_s { ds * value * (1.0 - value) } else { ds }) as f32
         })
         .collect();
     let tensors = [
         dreal,
         dimag,
         ds,
-        vec![dkappa],
-        vec![dalpha],
-        dbeta,
-        vec![dgate],
-        vec![dgate1],
+        vec![dkappa as f32],
+        vec![dalpha as f32],
+        dbeta.into_iter().map(|d| d as f32).collect(),
+        vec![dgate as f32],
+        vec![dgate1 as f32],
         dcross,
         doutput,
     ];

@@ -14,9 +14,8 @@ pub(crate) fn group_norm(
     relu: bool,
 ) -> Tensor<4> {
     let [channels, height, width, batch] = x.dims();
-    let epsilon = 1e-5;
     if let Some(operands) = operands!(x, gamma, beta) {
-        let shape = GroupNorm { channels, groups, pixels: height * width, batch, epsilon, relu };
+        let shape = GroupNorm { channels, groups, pixels: height * width, batch, epsilon: 1e-5, relu };
         return apply(operands, x.dims(), |[x, gamma, beta]| {
             let (y, moments) = shape.forward(x, gamma, beta);
             (y, move |[x, gamma, beta]: [&[f32]; 3], dy: &[f32], _: [bool; 3]| {
@@ -29,7 +28,7 @@ pub(crate) fn group_norm(
     let grouped = x.clone().reshape([groups, rows, batch]);
     let centred = grouped.clone() - grouped.mean_dim(1);
     let variance = (centred.clone() * centred.clone()).mean_dim(1);
-    let hat = (centred / (variance + epsilon).sqrt()).reshape(x.dims());
+    let hat = (centred / (variance + 1e-5).sqrt()).reshape(x.dims());
     let y = affine(hat, gamma, beta);
     if relu { burn::tensor::activation::relu(y) } else { y }
 }
