@@ -1,6 +1,9 @@
 //! Training speed of EHPAL-Net on one thread: records per second, and multiply-accumulates per second as a
 //! fraction of a large matrix product on the same machine in the same run.
 
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use std::hint::black_box;
 use std::time::Instant;
 

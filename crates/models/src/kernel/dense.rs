@@ -168,18 +168,18 @@ fn correlate_block<const M: usize>(x: &[f32], dy: &[f32], shape: Dense, channel:
     let (in_w, out_w) = (shape.cols.input, shape.cols.output());
     let (plane_in, plane_out) = (shape.rows.input * in_w * batch, shape.rows.output() * out_w * batch);
     let window = shape.rows.kernel * shape.cols.kernel;
+    let (rows, cols) = (shape.rows.valid(), shape.cols.valid());
     let dy: [&[f32]; M] = std::array::from_fn(|r| &dy[(channel + r) * plane_out..][..plane_out]);
     for source in 0..shape.inputs {
         let x = &x[source * plane_in..(source + 1) * plane_in];
-        for kh in 0..shape.rows.kernel {
-            for kw in 0..shape.cols.kernel {
-                let valid = shape.cols.valid(kw);
+        for (kh, (ohs, first_ih)) in rows.iter().enumerate() {
+            for (kw, (ows, first_iw)) in cols.iter().enumerate() {
                 let mut acc = [[0.0_f32; 16]; M];
                 let mut rest = [0.0_f32; M];
-                for oh in shape.rows.valid(kh) {
-                    let ih = shape.rows.position(oh, kh);
-                    for ow in valid.clone() {
-                        let from = (ih * in_w + shape.cols.position(ow, kw)) * batch;
+                for (row, oh) in ohs.clone().enumerate() {
+                    let ih = first_ih + row * shape.rows.stride;
+                    for (pixel, ow) in ows.clone().enumerate() {
+                        let from = (ih * in_w + first_iw + pixel * shape.cols.stride) * batch;
                         let at = (oh * out_w + ow) * batch;
                         let mut lane = 0;
                         while lane + 16 <= batch {

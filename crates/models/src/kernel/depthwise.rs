@@ -78,33 +78,27 @@ vectorised! {
 
 vectorised! {
     fn correlate(x: &'a [f32], dy: &'a [f32], shape: Depthwise, dw: &'a mut [f32]) {
-        let (k, batch) = (shape.rows.kernel, shape.batch);
+        let (k, batch, stride) = (shape.rows.kernel, shape.batch, shape.cols.stride);
         let (in_w, out_w) = (shape.cols.input, shape.cols.output());
         let (plane_in, plane_out) = (shape.rows.input * in_w * batch, shape.rows.output() * out_w * batch);
+        let (rows, cols) = (shape.rows.valid(), shape.cols.valid());
         for c in 0..shape.channels {
             let x = &x[c * plane_in..(c + 1) * plane_in];
             let dy = &dy[c * plane_out..(c + 1) * plane_out];
-            for kh in 0..k {
-                for kw in 0..k {
-                    let valid = shape.cols.valid(kw);
+            for (kh, (ohs, first_ih)) in rows.iter().enumerate() {
+                for (kw, (ows, first_iw)) in cols.iter().enumerate() {
                     let mut acc = [[0.0_f32; 8]; 4];
                     let mut rest = 0.0_f32;
-                    if !valid.is_empty() {
-                        for oh in shape.rows.valid(kh) {
-                            let ih = shape.rows.position(oh, kh);
-                            if shape.cols.stride == 1 {
-                                let iw = shape.cols.position(valid.start, kw);
-                                let len = valid.len() * batch;
-                                let x = &x[(ih * in_w + iw) * batch..][..len];
-                                let dy = &dy[(oh * out_w + valid.start) * batch..][..len];
+                    for (row, oh) in ohs.clone().enumerate() {
+                        let ih = first_ih + row * stride;
+                        let x = &x[(ih * in_w + first_iw) * batch..];
+                        let dy = &dy[(oh * out_w + ows.start) * batch..][..ows.len() * batch];
+                        if stride == 1 {
+                            dot(&x[..dy.len()], dy, &mut acc, &mut rest);
+                        } else {
+                            for (pixel, dy) in dy.chunks_exact(batch).enumerate() {
+                                let x = &x[pixel * stride * batch..][..batch];
                                 dot(x, dy, &mut acc, &mut rest);
-                            } else {
-                                for ow in valid.clone() {
-                                    let iw = shape.cols.position(ow, kw);
-                                    let x = &x[(ih * in_w + iw) * batch..][..batch];
-                                    let dy = &dy[(oh * out_w + ow) * batch..][..batch];
-                                    dot(x, dy, &mut acc, &mut rest);
-                                }
                             }
                         }
                     }

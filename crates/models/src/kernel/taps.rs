@@ -51,21 +51,18 @@ impl Axis {
         })
     }
 
-    /// Output positions for which window element `k` lies inside the input.
-    pub fn valid(self, k: usize) -> std::ops::Range<usize> {
-        let before = self.padding().0;
-        let inside = |out: usize| {
-            let padded = out * self.stride + k * self.dilation;
-            padded >= before && padded - before < self.input
+    /// For every window element the output positions for which it lies inside the input, and the input
+    /// position at the first of them.
+    pub fn valid(self) -> Vec<(std::ops::Range<usize>, usize)> {
+        let (before, output) = (self.padding().0, self.output());
+        let element = |k: usize| {
+            let shift = k * self.dilation;
+            // Inside: before <= out * stride + shift < before + input.
+            let start = before.saturating_sub(shift).div_ceil(self.stride);
+            let end = (before + self.input).saturating_sub(shift).div_ceil(self.stride).min(output);
+            if start < end { (start..end, start * self.stride + shift - before) } else { (0..0, 0) }
         };
-        let start = (0..self.output()).find(|&out| inside(out)).unwrap_or(0);
-        let end = (start..self.output()).find(|&out| !inside(out)).unwrap_or(self.output());
-        if self.output() > 0 && inside(start) { start..end } else { 0..0 }
-    }
-
-    /// Input position of window element `k` of output `out`; the caller knows that it exists.
-    pub fn position(self, out: usize, k: usize) -> usize {
-        out * self.stride + k * self.dilation - self.padding().0
+        (0..self.kernel).map(element).collect()
     }
 }
 
@@ -127,8 +124,9 @@ mod tests {
                 backward.extend(axis.backward().at(i).iter().map(|&(k, out)| (k, i, out)));
             }
             let mut valid = Vec::new();
-            for k in 0..kernel {
-                valid.extend(axis.valid(k).map(|out| (k, axis.position(out, k), out)));
+            for (k, (outs, first)) in axis.valid().into_iter().enumerate() {
+                let start = outs.start;
+                valid.extend(outs.map(|out| (k, first + (out - start) * stride, out)));
             }
             forward.sort_unstable();
             backward.sort_unstable();
