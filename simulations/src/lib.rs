@@ -1,1 +1,16 @@
 //! Simulations, demonstrations and tools on one machine.
+//!
+//! * [`scenario`]: one TOML file for a study, its sites and their cohorts.
+//! * [`federation`]: a whole federation in one process, driving the same objects as the real programs.
+//! * [`simulate`]: a run with its controls; [`outcome`] is its table, [`run_folder`] what it leaves behind.
+
+pub mod compare;
+pub mod errors;
+pub mod federation;
+pub mod outcome;
+pub mod plots;
+pub mod progress;
+pub mod report;
+pub mod run_folder;
+pub mod scenario;
+pub mod simulate;

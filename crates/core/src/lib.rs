@@ -21,5 +21,5 @@ pub use digest::Digest;
 pub use manifest::{ModelManifest, TensorSpec};
 pub use names::{GroupName, InvalidName, ModalityKey, SiteId, StudyId, TaskKey};
 pub use seed::{Seed, StreamKey};
-pub use study::{RoundPlan, Study};
+pub use study::{Participant, RoundPlan, Study};
 pub use vector::ModelVector;

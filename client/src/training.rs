@@ -1,0 +1,493 @@
+//! Training of a site's part of the network on its own cohort.
+//!
+//! [`SiteTraining`] is the real [`LocalWork`]: it draws batches and views from named streams on the host, so
+//! that any step can be done again after a kill, and the same study gives the same bytes in any process.
+
+mod measure;
+mod settings;
+
+use consilium_core::seed::stream;
+use consilium_core::{ModelVector, Participant, RoundPlan, Seed, StreamKey, Study};
+use consilium_data::manifest::ModalityKind as DataKind;
+use consilium_data::{Augmentation, Cohort, Examples, Part, Sampler, augment};
+use consilium_models::{
+    Array, Batch, DeviceChoice, EhpalNet, ModelError, OptimiserRule, OptimiserState, Prediction,
+    SiteNetwork, Task, Trainer, View, record_shape,
+};
+use rand::RngExt as _;
+
+pub use measure::{constant_metrics, evaluated, metrics, model_targets, primary_metric};
+pub use settings::{Decay, ModalityTraining, TrainingSettings};
+
+use crate::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
+
+/// A site's network, records and settings, ready to train.
+pub struct SiteTraining {
+    study: String,
+    seed: Seed,
+    rounds: u32,
+    participant: Participant,
+    settings: ModalityTraining,
+    task: Task,
+    shared: Vec<consilium_core::GroupName>,
+    augmentation: Augmentation,
+    trainer: Trainer,
+    initial: ModelVector,
+    records: SiteRecords,
+    sampler: Sampler,
+    threads: rayon::ThreadPool,
+}
+
+/// Prepared records and which of them belong to which part.
+pub struct SiteRecords {
+    /// All records, scaled as the training part says.
+    pub examples: Examples,
+    /// Records to train on.
+    pub train: Vec<usize>,
+    /// Records to choose a recipe on.
+    pub validation: Vec<usize>,
+    /// Records for final values.
+    pub test: Vec<usize>,
+}
+
+impl SiteRecords {
+    /// The cohort's own parts; everything fitted is fitted on the training part.
+    ///
+    /// # Errors
+    /// [`WorkError`] when the training part is empty.
+    pub fn of_parts(cohort: &Cohort) -> Result<Self, WorkError> {
+        let [train, validation, test] =
+            [Part::Train, Part::Validation, Part::Test].map(|part| cohort.records_in(part));
+        Self::new(cohort, train, validation, test)
+    }
+
+    /// Other parts, for example of a fold; everything fitted is fitted on `train`.
+    ///
+    /// # Errors
+    /// [`WorkError`] when `train` is empty.
+    pub fn new(
+        cohort: &Cohort,
+        train: Vec<usize>,
+        validation: Vec<usize>,
+        test: Vec<usize>,
+    ) -> Result<Self, WorkError> {
+        let prepared = cohort.prepare(&train).map_err(|error| WorkError {
+            code: error.code(),
+            message: error.to_string(),
+            hint: "run `consilium data check` on the cohort".into(),
+        })?;
+        Ok(Self {
+            examples: prepared.examples().clone(),
+            train,
+            validation,
+            test,
+        })
+    }
+
+    /// The records of a part by its name.
+    #[must_use]
+    pub fn part(&self, part: Part) -> &[usize] {
+        match part {
+            Part::Train => &self.train,
+            Part::Validation => &self.validation,
+            Part::Test => &self.test,
+        }
+    }
+}
+
+impl SiteTraining {
+    /// Joins a site's part of a study with its records.
+    ///
+    /// # Errors
+    /// [`WorkError`] when the study's settings cannot be read, the records are not of the declared
+    /// modality and task, or the device is absent.
+    pub fn new(
+        study: &Study,
+        participant: &Participant,
+        cohort: &Cohort,
+        records: SiteRecords,
+        device: DeviceChoice,
+    ) -> Result<Self, WorkError> {
+        let spec = EhpalNet::from_json(&study.model.settings).map_err(from_model)?;
+        let mut settings: TrainingSettings = serde_json::from_value(study.training.clone())
+            .map_err(|error| study_error(format!("training settings: {error}")))?;
+        let settings = settings.remove(&participant.modality).ok_or_else(|| {
+            study_error(format!("no training settings for {}", participant.modality))
+        })?;
+        if let Some(problem) = settings.problem() {
+            return Err(study_error(problem));
+        }
+        fits(&spec, participant, cohort, &records.examples)?;
+        let task = spec.tasks[&participant.task].clone();
+        model_targets(&task, &records.examples.targets)?;
+        let device = device.open().map_err(from_model)?.autodiff();
+        let network = SiteNetwork::new(
+            &spec,
+            [&participant.modality],
+            [&participant.task],
+            study.seed(),
+            study.name.as_str(),
+            &device,
+        )
+        .map_err(from_model)?;
+        let patients: Vec<u32> = records
+            .train
+            .iter()
+            .map(|&record| records.examples.patient[record])
+            .collect();
+        let sampler = Sampler::new(&patients, settings.batch, settings.max_records_per_patient)
+            .map_err(|error| WorkError {
+                code: error.code(),
+                message: error.to_string(),
+                hint: "the training part needs records".into(),
+            })?;
+        let kind = cohort.manifest().modality.kind;
+        let rule = OptimiserRule::Adam {
+            rate: settings.learning_rate as f32,
+            weight_decay: settings.weight_decay as f32,
+        };
+        // One thread a site: many small operations are faster so, and sites run beside each other.
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .map_err(|error| WorkError {
+                code: "threads",
+                message: error.to_string(),
+                hint: "let this account start threads".into(),
+            })?;
+        Ok(Self {
+            study: study.name.to_string(),
+            seed: study.seed(),
+            rounds: study.schedule.rounds,
+            shared: study.shared_groups(participant).into_iter().collect(),
+            augmentation: settings
+                .augmentation
+                .clone()
+                .unwrap_or_else(|| Augmentation::default_for(kind)),
+            participant: participant.clone(),
+            task,
+            settings,
+            initial: network.groups(),
+            trainer: Trainer::new(network, rule).map_err(from_model)?,
+            records,
+            sampler,
+            threads,
+        })
+    }
+
+    /// The model that this site would train alone: as many steps on its own data, from the same initial
+    /// values, with the same batches and views, and nobody else. Returns all its groups.
+    ///
+    /// # Errors
+    /// [`WorkError`] when a step fails.
+    pub fn train_alone(
+        &mut self,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<ModelVector, WorkError> {
+        let initial = self.initial.clone();
+        self.start_from(&initial)?;
+        let steps = self.rounds * self.settings.local_steps;
+        for round in 1..=self.rounds {
+            for step in 0..self.settings.local_steps {
+                self.step(round, 1, step)?;
+                let step = (round - 1) * self.settings.local_steps + step + 1;
+                progress(Progress { step, steps });
+            }
+        }
+        Ok(self.trainer.network().groups())
+    }
+
+    /// Metrics of `model` (all groups of this site) on one part.
+    ///
+    /// # Errors
+    /// [`WorkError`] when the prediction fails.
+    pub fn evaluate_on(
+        &mut self,
+        model: &ModelVector,
+        part: Part,
+    ) -> Result<Vec<MetricValue>, WorkError> {
+        let predictions = self.predict(model, part, 0)?;
+        let targets = self.targets_of(part);
+        Ok(metrics(&self.task, &predictions, &targets, part.as_str()))
+    }
+
+    /// Predictions of `model` on one part, with `passes` dropout passes, or deterministic for 0.
+    ///
+    /// # Errors
+    /// [`WorkError`] when the prediction fails.
+    pub fn predict(
+        &mut self,
+        model: &ModelVector,
+        part: Part,
+        passes: usize,
+    ) -> Result<Vec<Prediction>, WorkError> {
+        self.trainer.load(model).map_err(from_model)?;
+        let network = self.trainer.network().for_inference();
+        let key = StreamKey {
+            study: &self.study,
+            purpose: "predict",
+            site: self.participant.site.as_str(),
+            ..StreamKey::default()
+        };
+        let mut dropout = stream(self.seed, &key);
+        let mut predictions = Vec::new();
+        let records = self.records.part(part);
+        for chunk in records.chunks(PREDICTED_AT_ONCE) {
+            let a = array(&self.records.examples, chunk)?;
+            let view = View {
+                modality: &self.participant.modality,
+                a: &a,
+                b: None,
+            };
+            let task = &self.participant.task;
+            let more = self
+                .threads
+                .install(|| network.predict(&[view], task, passes, &mut dropout))
+                .map_err(from_model)?;
+            predictions.extend(more);
+        }
+        Ok(predictions)
+    }
+
+    /// What should have been predicted on a part.
+    #[must_use]
+    pub fn targets_of(&self, part: Part) -> consilium_data::Targets {
+        // Cannot fail: parts hold indices of these records.
+        self.records
+            .examples
+            .targets
+            .select(self.records.part(part))
+            .expect("parts index the records")
+    }
+
+    /// The records.
+    #[must_use]
+    pub fn records(&self) -> &SiteRecords {
+        &self.records
+    }
+
+    /// The task.
+    #[must_use]
+    pub fn task(&self) -> &Task {
+        &self.task
+    }
+
+    fn start_from(&mut self, model: &ModelVector) -> Result<(), WorkError> {
+        self.trainer.load(model).map_err(from_model)?;
+        self.trainer.set_state(OptimiserState::default());
+        Ok(())
+    }
+
+    /// One optimiser step; a function of the model and of (round, attempt, step) only.
+    fn step(&mut self, round: u32, attempt: u32, step: u32) -> Result<(), WorkError> {
+        let draw = |purpose| {
+            let key = StreamKey {
+                study: &self.study,
+                attempt,
+                purpose,
+                round,
+                step,
+                site: self.participant.site.as_str(),
+            };
+            stream(self.seed, &key)
+        };
+        let chosen: Vec<usize> = self
+            .sampler
+            .batch(&mut draw("batch"))
+            .into_iter()
+            .map(|index| self.records.train[index])
+            .collect();
+        let mut views = [
+            array(&self.records.examples, &chosen)?,
+            array(&self.records.examples, &chosen)?,
+        ];
+        for (view, purpose) in views.iter_mut().zip(["view-a", "view-b"]) {
+            let mut random = draw(purpose);
+            let shape = &self.records.examples.shape;
+            for record in view.values_mut().chunks_exact_mut(shape.iter().product()) {
+                augment(record, shape, &self.augmentation, &mut random).map_err(|error| {
+                    WorkError {
+                        code: error.code(),
+                        message: error.to_string(),
+                        hint: "give the augmentation of the modality's own kind".into(),
+                    }
+                })?;
+            }
+        }
+        let mut random = draw("absent");
+        let probability = self.settings.absent_probability;
+        let absent = std::array::from_fn(|_| random.random_bool(probability));
+        let targets = self.records.examples.targets.select(&chosen).map_err(|error| WorkError {
+            code: error.code(),
+            message: error.to_string(),
+            hint: String::new(),
+        })?;
+        let targets = model_targets(&self.task, &targets)?;
+        let view = View {
+            modality: &self.participant.modality,
+            a: &views[0],
+            b: Some(&views[1]),
+        };
+        let batch = Batch {
+            views: &[view],
+            absent,
+            task: &self.participant.task,
+            targets: &targets,
+            mask: None,
+        };
+        let done = (round - 1) * self.settings.local_steps + step;
+        let all = self.rounds * self.settings.local_steps;
+        let factor = self.settings.rate_at(done, all) / self.settings.learning_rate;
+        let mut dropout = draw("dropout");
+        let (threads, trainer) = (&self.threads, &mut self.trainer);
+        threads
+            .install(|| trainer.step(&batch, factor as f32, &mut dropout))
+            .map_err(from_model)?;
+        Ok(())
+    }
+}
+
+/// Records predicted in one pass.
+const PREDICTED_AT_ONCE: usize = 64;
+
+impl LocalWork for SiteTraining {
+    fn train(
+        &mut self,
+        plan: &RoundPlan,
+        global: &ModelVector,
+        local: &ModelVector,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Trained, WorkError> {
+        let mut model = global.clone();
+        model.extend(local);
+        self.start_from(&model)?;
+        let steps = self.settings.local_steps;
+        for step in 0..steps {
+            self.step(plan.round, plan.attempt, step)?;
+            progress(Progress {
+                step: step + 1,
+                steps,
+            });
+        }
+        let mut update = ModelVector::default();
+        let mut new_local = ModelVector::default();
+        for (group, trained) in self.trainer.network().groups().0 {
+            match global.0.get(&group) {
+                Some(from) => {
+                    let delta = trained.iter().zip(from).map(|(new, old)| new - old);
+                    update.0.insert(group, delta.collect());
+                }
+                None => {
+                    new_local.0.insert(group, trained);
+                }
+            }
+        }
+        Ok(Trained {
+            update,
+            local: new_local,
+        })
+    }
+
+    fn evaluate(
+        &mut self,
+        global: &ModelVector,
+        local: &ModelVector,
+    ) -> Result<Vec<MetricValue>, WorkError> {
+        let mut model = global.clone();
+        model.extend(local);
+        let mut values = Vec::new();
+        for part in [Part::Train, Part::Validation, Part::Test] {
+            values.extend(self.evaluate_on(&model, part)?);
+        }
+        Ok(values)
+    }
+
+    fn initial_local(&self) -> ModelVector {
+        let stays = self.initial.0.keys().filter(|group| !self.shared.contains(group));
+        self.initial.restricted_to(stays)
+    }
+}
+
+
+fn array(examples: &Examples, records: &[usize]) -> Result<Array, WorkError> {
+    let chosen = examples.select(records).map_err(|error| WorkError {
+        code: error.code(),
+        message: error.to_string(),
+        hint: String::new(),
+    })?;
+    let mut shape = vec![records.len()];
+    shape.extend(&chosen.shape);
+    Array::new(shape, chosen.values).map_err(from_model)
+}
+
+/// Refuses records that are not what the study declares for this site.
+fn fits(
+    spec: &EhpalNet,
+    participant: &Participant,
+    cohort: &Cohort,
+    examples: &Examples,
+) -> Result<(), WorkError> {
+    let refuse = |code, message: String, hint: &str| {
+        Err(WorkError {
+            code,
+            message,
+            hint: hint.into(),
+        })
+    };
+    let manifest = cohort.manifest();
+    if manifest.modality.key != participant.modality {
+        return refuse(
+            "cohort_other_modality",
+            format!(
+                "the cohort holds modality {}, the study expects {} here",
+                manifest.modality.key, participant.modality
+            ),
+            "correct the key in cohort.toml or in the study; equal key means equal meaning of every column",
+        );
+    }
+    if manifest.task.key != participant.task {
+        return refuse(
+            "cohort_other_task",
+            format!(
+                "the cohort has task {}, the study expects {} here",
+                manifest.task.key, participant.task
+            ),
+            "correct the key in cohort.toml or in the study; equal key means equal label definition",
+        );
+    }
+    let (Some(modality), Some(_)) =
+        (spec.modalities.get(&participant.modality), spec.tasks.get(&participant.task))
+    else {
+        return Err(study_error("the network lacks this site's modality or task".into()));
+    };
+    let expected = record_shape(spec, modality);
+    if examples.shape != expected {
+        let images = manifest.modality.kind == DataKind::Image;
+        return refuse(
+            "cohort_other_shape",
+            format!("records have shape {:?}, the study expects {expected:?}", examples.shape),
+            if images {
+                "set preprocessing.side in cohort.toml to the side of the study"
+            } else {
+                "compare `consilium data describe` with the modality in the study"
+            },
+        );
+    }
+    Ok(())
+}
+
+fn study_error(message: String) -> WorkError {
+    WorkError {
+        code: "study_settings",
+        message,
+        hint: "the coordinator must correct the study".into(),
+    }
+}
+
+fn from_model(error: ModelError) -> WorkError {
+    WorkError {
+        code: error.code(),
+        message: error.to_string(),
+        hint: String::new(),
+    }
+}

@@ -1,0 +1,127 @@
+//! How a site trains between two rounds.
+
+use std::collections::BTreeMap;
+use std::f64::consts::PI;
+
+use consilium_core::ModalityKey;
+use consilium_data::Augmentation;
+use serde::{Deserialize, Serialize};
+
+/// Training settings of a study, per modality key.
+pub type TrainingSettings = BTreeMap<ModalityKey, ModalityTraining>;
+
+/// How the sites of one modality train.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModalityTraining {
+    /// Optimiser steps in one round.
+    pub local_steps: u32,
+    /// Records in one step.
+    pub batch: usize,
+    /// Most records of one patient in one step.
+    #[serde(default = "four")]
+    pub max_records_per_patient: usize,
+    /// Highest learning rate of Adam.
+    pub learning_rate: f64,
+    /// Decoupled weight decay (AdamW), as a fraction of the learning rate.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Steps of the whole study over which the rate grows from zero.
+    #[serde(default)]
+    pub warm_up_steps: u32,
+    /// What the rate does afterwards.
+    #[serde(default)]
+    pub decay: Decay,
+    /// Probability that a slot other than the site's own holds the learned absent embedding in a step
+    /// (`ehpal-net.md` 10.3).
+    #[serde(default = "quarter")]
+    pub absent_probability: f64,
+    /// How the two views of a record differ; the kind's own defaults when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<Augmentation>,
+}
+
+/// What the learning rate does after the warm-up. Fixed in advance: nothing depends on validation data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// It stays.
+    #[default]
+    Constant,
+    /// It falls to a hundredth on half a cosine over the steps of the study.
+    Cosine,
+}
+
+fn four() -> usize {
+    4
+}
+
+fn quarter() -> f64 {
+    0.25
+}
+
+impl ModalityTraining {
+    /// What is wrong with the settings, if anything.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        if self.local_steps == 0 || self.batch == 0 || self.max_records_per_patient == 0 {
+            return Some("local_steps, batch and max_records_per_patient must be at least 1".into());
+        }
+        if !positive(self.learning_rate) {
+            return Some("learning_rate must be above 0".into());
+        }
+        if !(0.0..=1.0).contains(&self.absent_probability) {
+            return Some("absent_probability must be from 0 to 1".into());
+        }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            return Some("weight_decay must be 0 or above".into());
+        }
+        None
+    }
+
+    /// The learning rate at `step` (from 0) of `steps` in the whole study.
+    #[must_use]
+    pub fn rate_at(&self, step: u32, steps: u32) -> f64 {
+        if step < self.warm_up_steps {
+            return self.learning_rate * f64::from(step + 1) / f64::from(self.warm_up_steps);
+        }
+        match self.decay {
+            Decay::Constant => self.learning_rate,
+            Decay::Cosine => {
+                let rest = steps.saturating_sub(self.warm_up_steps).max(1);
+                let done = f64::from(step - self.warm_up_steps) / f64::from(rest);
+                self.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + (PI * done.min(1.0)).cos()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(decay: Decay) -> ModalityTraining {
+        ModalityTraining {
+            local_steps: 5,
+            batch: 8,
+            max_records_per_patient: 4,
+            learning_rate: 0.1,
+            weight_decay: 0.0,
+            warm_up_steps: 4,
+            decay,
+            absent_probability: 0.25,
+            augmentation: None,
+        }
+    }
+
+    #[test]
+    fn the_rate_grows_then_falls_on_half_a_cosine() {
+        let cosine = settings(Decay::Cosine);
+        assert_eq!(cosine.rate_at(0, 104), 0.025);
+        assert_eq!(cosine.rate_at(4, 104), 0.1);
+        assert!((cosine.rate_at(54, 104) - 0.0505).abs() < 1e-12);
+        assert!((cosine.rate_at(104, 104) - 0.001).abs() < 1e-12);
+        assert_eq!(settings(Decay::Constant).rate_at(104, 104), 0.1);
+    }
+}

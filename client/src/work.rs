@@ -1,0 +1,74 @@
+//! What a site does with its own records: the seam between the protocol and the learning.
+
+use consilium_core::{ModelVector, RoundPlan};
+use serde::{Deserialize, Serialize};
+
+/// Training and evaluation on one site's cohort. Implemented with the real network by the `training`
+/// module, and by toys in tests. The agent and the in-process simulation drive the same object.
+pub trait LocalWork: Send {
+    /// Trains from `global` (the groups this site shares) and `local` (the groups that stay).
+    ///
+    /// # Errors
+    /// [`WorkError`] when the cohort or the device fails; the round then goes on without this site.
+    fn train(
+        &mut self,
+        plan: &RoundPlan,
+        global: &ModelVector,
+        local: &ModelVector,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Trained, WorkError>;
+
+    /// Metrics of the joined model on the parts of this site's cohort.
+    ///
+    /// # Errors
+    /// [`WorkError`] as for training.
+    fn evaluate(
+        &mut self,
+        global: &ModelVector,
+        local: &ModelVector,
+    ) -> Result<Vec<MetricValue>, WorkError>;
+
+    /// Initial values of the groups that stay at this site.
+    fn initial_local(&self) -> ModelVector;
+}
+
+/// How far a round's local training is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Local steps done.
+    pub step: u32,
+    /// Local steps in all.
+    pub steps: u32,
+}
+
+/// The result of one round's local training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// Trained minus global values, shared groups only.
+    pub update: ModelVector,
+    /// The new values of the groups that stay.
+    pub local: ModelVector,
+}
+
+/// One number about a model at this site. It stays in the site's folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricValue {
+    /// `train`, `validation` or `test`.
+    pub split: String,
+    /// For example `auroc`; the names of the metrics file.
+    pub metric: String,
+    /// `None` where the metric is undefined, for example with one class only.
+    pub value: Option<f64>,
+}
+
+/// Why local work failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct WorkError {
+    /// Stable code.
+    pub code: &'static str,
+    /// What happened.
+    pub message: String,
+    /// What to do next.
+    pub hint: String,
+}

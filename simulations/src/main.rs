@@ -1,0 +1,83 @@
+//! `consilium`: simulations and tools on one machine.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use consilium::scenario::Loaded;
+use consilium::simulate;
+use consilium_core::clock::{Clock as _, SystemClock};
+use consilium_models::DeviceChoice;
+use consilium_ops::{Format, OperatorError, output};
+
+/// Federated learning for hospitals, on one machine.
+#[derive(Parser)]
+#[command(version, about, after_help = "Example: consilium simulate quickstart --out runs/first")]
+struct Arguments {
+    /// Form of the data on standard output.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a federation in one process, with local and constant controls, and write a run folder.
+    ///
+    /// Example: consilium simulate simulations/real-unpaired.toml --out runs/real
+    Simulate {
+        /// A built-in scenario, or a scenario file.
+        #[arg(default_value = "quickstart")]
+        scenario: String,
+        #[command(flatten)]
+        run: Run,
+    },
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// Run folder; `runs/<name>-<seconds since 1970>` when left out.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Sites that train at a time; the processors when left out. Changes the time and nothing else.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Where networks compute: cpu, cuda or wgpu.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+}
+
+impl Run {
+    fn options(self, name: &str) -> simulate::Options {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        simulate::Options {
+            out: self
+                .out
+                .unwrap_or_else(|| format!("runs/{name}-{}", SystemClock.now().0 / 1000).into()),
+            threads: self.threads.unwrap_or(processors).max(1),
+            device: self.device,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    output::run(|| {
+        let arguments = Arguments::parse();
+        output::finish(arguments.format, run(arguments.command, arguments.format))
+    })
+}
+
+fn run(command: Command, format: Format) -> Result<(), OperatorError> {
+    match command {
+        Command::Simulate { scenario, run } => {
+            let loaded = Loaded::read(&scenario)?;
+            let options = run.options(loaded.scenario.name.as_str());
+            let outcome = simulate::simulate(&loaded, &options)?;
+            output::print(format, &outcome, |outcome| {
+                format!("{}run folder {}", outcome.to_text(), options.out.display())
+            });
+            Ok(())
+        }
+    }
+}

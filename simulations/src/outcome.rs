@@ -1,0 +1,161 @@
+//! What a run found, per site, and the table that says it.
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use consilium_core::{Digest, GroupName, SiteId};
+use serde::Serialize;
+
+/// One site's line of the table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SiteRow {
+    /// The site.
+    pub site: SiteId,
+    /// Modality key of its cohort.
+    pub modality: String,
+    /// Where the records come from: `real`, `public` or `simulated`.
+    pub origin: String,
+    /// Task key.
+    pub task: String,
+    /// `patient`, or `record` where the cohort has no patient ids.
+    pub unit: String,
+    /// Units (patients or records) in the training part.
+    pub train: usize,
+    /// Units in the test part.
+    pub test: usize,
+    /// Name of the primary metric.
+    pub metric: String,
+    /// The federated model on the test part.
+    pub federated: Option<f64>,
+    /// The same model trained at this site alone, with as many steps on its own data.
+    pub local: Option<f64>,
+    /// A constant prediction.
+    pub constant: Option<f64>,
+    /// Federated minus local.
+    pub difference: Option<f64>,
+    /// 95 % interval of the difference over a patient bootstrap of the test part, models fixed.
+    pub interval: Option<[f64; 2]>,
+    /// Groups this site exchanged.
+    pub shared: Vec<GroupName>,
+    /// Groups that stayed, because fewer sites than the minimum hold them.
+    pub stayed: Vec<GroupName>,
+}
+
+/// What a run found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The scenario's name.
+    pub scenario: String,
+    /// One line per site.
+    pub sites: Vec<SiteRow>,
+    /// Rounds committed.
+    pub rounds: u32,
+    /// Minimum of holders below which a group stays at its sites.
+    pub minimum_holders: u32,
+    /// Bytes of model values received by all sites.
+    pub bytes_down: u64,
+    /// Bytes of model values sent by all sites.
+    pub bytes_up: u64,
+    /// SHA-256 over the federated groups in name order, little-endian f32.
+    pub final_model_sha256: Digest,
+    /// Wall time of the whole run, seconds.
+    pub seconds: f64,
+}
+
+impl Outcome {
+    /// The table and what belongs under it.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
+            "site", "cohort", "task", "train/test", "metric", "federated", "local", "constant",
+            "difference [95 %]", "shared",
+        ]);
+        for row in &self.sites {
+            table.add_row([
+                Cell::new(&row.site),
+                Cell::new(format!("{} ({})", row.modality, row.origin)),
+                Cell::new(&row.task),
+                right(format!("{}/{} {}s", row.train, row.test, row.unit)),
+                Cell::new(&row.metric),
+                right(number(row.federated)),
+                right(number(row.local)),
+                right(number(row.constant)),
+                right(difference(row)),
+                Cell::new(shared(row)),
+            ]);
+        }
+        let mut text = table.to_string();
+        text.push('\n');
+        for line in self.notes() {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        text
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.sites.iter().any(|row| row.origin == "simulated") {
+            notes.push("Cohorts marked (simulated) are generated; no patient is behind them.".into());
+        }
+        if self.sites.iter().any(|row| !row.stayed.is_empty()) {
+            notes.push(format!(
+                "A group held by fewer than {} sites stays at its site and is never sent.",
+                self.minimum_holders
+            ));
+        }
+        notes.push(
+            "Difference: federated minus local on the site's test part, one seed; interval: patient \
+             bootstrap with both models fixed, so it does not cover the spread over seeds."
+                .into(),
+        );
+        notes.push(format!(
+            "{} rounds, {} down, {} up, {:.1} s",
+            self.rounds,
+            bytes(self.bytes_down),
+            bytes(self.bytes_up),
+            self.seconds
+        ));
+        notes.push(format!("model {}", self.final_model_sha256));
+        notes
+    }
+}
+
+fn right(text: String) -> Cell {
+    Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "undefined".into(), |value| format!("{value:.3}"))
+}
+
+fn difference(row: &SiteRow) -> String {
+    match (row.difference, row.interval) {
+        (Some(value), Some([low, high])) => format!("{value:+.3} [{low:+.3}, {high:+.3}]"),
+        (Some(value), None) => format!("{value:+.3}"),
+        (None, _) => "undefined".into(),
+    }
+}
+
+fn shared(row: &SiteRow) -> String {
+    let kind = |group: &GroupName| {
+        let text = group.as_str();
+        text.split('/').next().unwrap_or(text).to_owned()
+    };
+    let list = |groups: &[GroupName]| groups.iter().map(kind).collect::<Vec<_>>().join(", ");
+    if row.stayed.is_empty() {
+        list(&row.shared)
+    } else {
+        format!("{}; {} local", list(&row.shared), list(&row.stayed))
+    }
+}
+
+/// Bytes in binary units.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    let mebibytes = count as f64 / f64::from(1 << 20);
+    if mebibytes < 1024.0 {
+        format!("{mebibytes:.1} MiB")
+    } else {
+        format!("{:.2} GiB", mebibytes / 1024.0)
+    }
+}

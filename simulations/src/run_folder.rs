@@ -1,0 +1,168 @@
+//! The folder that a run leaves behind, and that explains itself.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use consilium_core::{Digest, ModelManifest, ModelVector, SiteId};
+use serde::Serialize;
+
+/// One line of `metrics.csv`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MetricRow {
+    /// Name of the run.
+    pub run: String,
+    /// `local | constant | federated:<strategy>`.
+    pub arm: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Round after which it was measured; empty for final values.
+    pub round: Option<u32>,
+    /// The site.
+    pub site: SiteId,
+    /// `train`, `validation` or `test`.
+    pub split: String,
+    /// Name of the metric.
+    pub metric: String,
+    /// Empty where undefined.
+    pub value: Option<f64>,
+}
+
+/// One line of `communication.csv`: bytes of model values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CommunicationRow {
+    /// The site.
+    pub site: SiteId,
+    /// Received, in all rounds and for the final model.
+    pub bytes_down: u64,
+    /// Sent in all rounds.
+    pub bytes_up: u64,
+}
+
+/// `manifest.json`: what ran, on what, and what came out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunManifest {
+    /// Version of this file.
+    pub schema_version: u32,
+    /// The scenario's name.
+    pub scenario: String,
+    /// Version of the program.
+    pub code_version: String,
+    /// Seed of every stream.
+    pub seed: u64,
+    /// Digest of the study document.
+    pub study_sha256: Digest,
+    /// Per site the digest of who is in which part, and of its local groups at the end.
+    pub sites: Vec<SiteRecord>,
+    /// Rounds committed.
+    pub rounds: u32,
+    /// SHA-256 over the federated groups in name order, little-endian f32.
+    pub final_model_sha256: Digest,
+    /// Milliseconds since the Unix epoch.
+    pub started: u64,
+    /// Milliseconds since the Unix epoch.
+    pub ended: u64,
+    /// How often the test parts were opened by this run.
+    pub test_openings: u32,
+}
+
+/// A site's part of [`RunManifest`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SiteRecord {
+    /// The site.
+    pub site: SiteId,
+    /// Digest of its records and targets; an HMAC outside simulations.
+    pub data_sha256: String,
+    /// Digest of who is in which part; an HMAC outside simulations.
+    pub split_sha256: String,
+    /// Digest of the values of the groups that stayed.
+    pub local_groups_sha256: Digest,
+}
+
+/// An open run folder.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    events: File,
+}
+
+impl RunFolder {
+    /// Creates `path`; refuses one that holds a finished run.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, or holds `manifest.json`.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        if path.join("manifest.json").exists() {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("{} already holds a finished run; choose another --out", path.display()),
+            ));
+        }
+        fs::create_dir_all(path)?;
+        let events = File::create(path.join("events.jsonl"))?;
+        Ok(Self {
+            path: path.to_owned(),
+            events,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends one line to `events.jsonl`.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn event(&mut self, event: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.events, event)?;
+        self.events.write_all(b"\n")
+    }
+
+    /// Writes `name`, whole or not at all.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn write(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        let temporary = self.path.join(format!("{name}.part"));
+        if let Some(parent) = temporary.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let mut file = File::create(&temporary)?;
+        file.write_all(contents)?;
+        file.sync_all()?;
+        fs::rename(temporary, self.path.join(name))
+    }
+
+    /// Writes `name` as CSV with a header.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn write_csv<T: Serialize>(&self, name: &str, rows: &[T]) -> io::Result<()> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        for row in rows {
+            writer.serialize(row).map_err(io::Error::other)?;
+        }
+        let contents = writer.into_inner().map_err(|e| io::Error::other(e.to_string()))?;
+        self.write(name, &contents)
+    }
+
+    /// Writes the federated groups as `model.safetensors`.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn write_model(&self, model: &ModelVector, manifest: &ModelManifest) -> io::Result<()> {
+        let contents = model.to_safetensors(manifest).map_err(io::Error::other)?;
+        self.write("model.safetensors", &contents)
+    }
+
+    /// Writes `manifest.json`, the mark of a finished run; call it last.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn finish(&self, manifest: &RunManifest) -> io::Result<()> {
+        self.write("manifest.json", &serde_json::to_vec_pretty(manifest)?)
+    }
+}

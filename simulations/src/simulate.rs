@@ -1,0 +1,319 @@
+//! `consilium simulate`: a federation in one process, its controls, and the run folder.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use consilium_core::clock::{Clock as _, SystemClock};
+use consilium_core::{ModelVector, SiteId};
+use consilium_data::{Cohort, Part};
+use consilium_models::{DeviceChoice, Prediction};
+use consilium_ops::OperatorError;
+use consilium_site::training::{SiteRecords, SiteTraining, constant_metrics, primary_metric};
+use consilium_site::work::{LocalWork, MetricValue};
+
+use crate::errors::{failed_federation, failed_work};
+use crate::federation::{self, Finished, Told, each_in_threads};
+use crate::outcome::{Outcome, SiteRow};
+use crate::progress::Watch;
+use crate::run_folder::{CommunicationRow, MetricRow, RunFolder, RunManifest, SiteRecord};
+use crate::scenario::Loaded;
+use crate::{compare, plots, report};
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Run folder.
+    pub out: PathBuf,
+    /// Sites that train at a time.
+    pub threads: usize,
+    /// Where networks compute.
+    pub device: DeviceChoice,
+}
+
+/// A site of a simulation with the cohort it was given.
+struct Site {
+    name: SiteId,
+    cohort: Cohort,
+}
+
+/// Arm of the federated model, as in `metrics.csv`.
+pub const FEDERATED: &str = "federated:fedavg";
+
+/// Runs a scenario and writes the run folder.
+///
+/// # Errors
+/// [`OperatorError`]: an unacceptable scenario or cohort, a failing device or disk.
+pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorError> {
+    let started = SystemClock.now().0;
+    let clock = Instant::now();
+    let folder = RunFolder::create(&options.out)
+        .map_err(|error| OperatorError::file(&options.out, &error))?;
+    let watch = Watch::new(&loaded.study, folder);
+    let sites = cohorts(loaded, options.threads)?;
+
+    watch.stage("federated training");
+    let work = works(loaded, &sites, options)?;
+    let tell = |told: Told| watch.told(&told);
+    let mut finished = federation::run(
+        &loaded.study,
+        &loaded.initial_federated(),
+        work,
+        options.threads,
+        &tell,
+    )
+    .map_err(failed_federation)?;
+
+    watch.stage("local training, site by site");
+    let measured = measure_all(loaded, &sites, &mut finished, options, &watch)?;
+
+    let outcome = outcome(loaded, &sites, &finished, &measured, clock.elapsed().as_secs_f64());
+    watch.done();
+    write(loaded, &sites, &finished, &measured, &outcome, watch, started)
+        .map_err(|error| OperatorError::file(&options.out, &error))?;
+    Ok(outcome)
+}
+
+fn cohorts(loaded: &Loaded, threads: usize) -> Result<Vec<Site>, OperatorError> {
+    let names: Vec<&SiteId> = loaded.scenario.sites.keys().collect();
+    each_in_threads(names, threads, |name| {
+        let cohort = loaded.cohort(name).map_err(|error| {
+            let place = error.location.clone();
+            let place = place.map_or(format!("site {name}"), |place| format!("site {name}: {place}"));
+            error.at(place)
+        })?;
+        Ok(Site {
+            name: name.clone(),
+            cohort,
+        })
+    })
+    .into_iter()
+    .collect()
+}
+
+fn works(
+    loaded: &Loaded,
+    sites: &[Site],
+    options: &Options,
+) -> Result<BTreeMap<SiteId, Box<dyn LocalWork>>, OperatorError> {
+    let mut works: BTreeMap<SiteId, Box<dyn LocalWork>> = BTreeMap::new();
+    for site in sites {
+        works.insert(site.name.clone(), Box::new(training(loaded, site, options.device)?));
+    }
+    Ok(works)
+}
+
+fn training(
+    loaded: &Loaded,
+    site: &Site,
+    device: DeviceChoice,
+) -> Result<SiteTraining, OperatorError> {
+    // A scenario's sites are the study's participants.
+    let participant = loaded.study.participant(&site.name).cloned().ok_or_else(|| {
+        OperatorError::configuration("scenario_site", format!("no site {}", site.name), "")
+    })?;
+    let at_site = |error| failed_work(error).at(format!("site {}", site.name));
+    let records = SiteRecords::of_parts(&site.cohort).map_err(at_site)?;
+    SiteTraining::new(&loaded.study, &participant, &site.cohort, records, device).map_err(at_site)
+}
+
+/// Everything measured at one site.
+struct Measured {
+    arms: Vec<(&'static str, Vec<MetricValue>)>,
+    difference: Option<[f64; 2]>,
+}
+
+fn measure_all(
+    loaded: &Loaded,
+    sites: &[Site],
+    finished: &mut Finished,
+    options: &Options,
+    watch: &Watch,
+) -> Result<Vec<Measured>, OperatorError> {
+    // Not the same objects as in the federation: the local arm must owe nothing to it.
+    let mut jobs = Vec::new();
+    for site in sites {
+        let mut model = finished.global.clone();
+        model.extend(&finished.local[&site.name]);
+        let held: Vec<_> = loaded.study.participant(&site.name).map(|p| p.groups()).into_iter().flatten().collect();
+        jobs.push((site, model.restricted_to(&held)));
+    }
+    each_in_threads(jobs, options.threads, |(site, federated)| {
+        measure(loaded, site, &federated, options.device, watch)
+    })
+    .into_iter()
+    .collect()
+}
+
+fn measure(
+    loaded: &Loaded,
+    site: &Site,
+    federated: &ModelVector,
+    device: DeviceChoice,
+    watch: &Watch,
+) -> Result<Measured, OperatorError> {
+    let at_site = |error| failed_work(error).at(format!("site {}", site.name));
+    let mut training = training(loaded, site, device)?;
+    let local = training
+        .train_alone(&mut |progress| watch.local(&site.name, progress))
+        .map_err(at_site)?;
+    let mut arms = Vec::new();
+    for (arm, model) in [(FEDERATED, federated), ("local", &local)] {
+        let mut values = Vec::new();
+        for part in Part::ALL {
+            values.extend(training.evaluate_on(model, part).map_err(at_site)?);
+        }
+        arms.push((arm, values));
+    }
+    let targets = training.targets_of(Part::Test);
+    let train_targets = training.targets_of(Part::Train);
+    let constant = constant_metrics(training.task(), &train_targets, &targets, "test");
+    arms.push(("constant", constant));
+    let mut predict = |model: &ModelVector| -> Result<Vec<Prediction>, OperatorError> {
+        training.predict(model, Part::Test, 0).map_err(at_site)
+    };
+    let (one, other) = (predict(federated)?, predict(&local)?);
+    let patients: Vec<u32> = training
+        .records()
+        .test
+        .iter()
+        .map(|&record| training.records().examples.patient[record])
+        .collect();
+    let difference = compare::bootstrap_difference(
+        loaded.study.seed(),
+        site.name.as_str(),
+        training.task(),
+        &targets,
+        [&one, &other],
+        &patients,
+    );
+    Ok(Measured { arms, difference })
+}
+
+impl Measured {
+    fn value(&self, arm: &str, metric: &str) -> Option<f64> {
+        let (_, values) = self.arms.iter().find(|(name, _)| *name == arm)?;
+        values
+            .iter()
+            .find(|value| value.split == "test" && value.metric == metric)?
+            .value
+    }
+}
+
+fn outcome(
+    loaded: &Loaded,
+    sites: &[Site],
+    finished: &Finished,
+    measured: &[Measured],
+    seconds: f64,
+) -> Outcome {
+    let rows = sites.iter().zip(measured).map(|(site, measured)| {
+        let section = &loaded.scenario.sites[&site.name];
+        let metric = primary_metric(&loaded.scenario.ehpal_net.tasks[&section.task]);
+        let participant = loaded.study.participant(&site.name);
+        let groups = |pick: fn(&consilium_core::Study, &consilium_core::Participant) -> _| {
+            participant
+                .map(|participant| pick(&loaded.study, participant))
+                .into_iter()
+                .flat_map(|groups: std::collections::BTreeSet<_>| groups)
+                .collect()
+        };
+        let [federated, local, constant] =
+            [FEDERATED, "local", "constant"].map(|arm| measured.value(arm, metric));
+        SiteRow {
+            site: site.name.clone(),
+            modality: section.modality.to_string(),
+            origin: site.cohort.manifest().origin.as_str().into(),
+            task: section.task.to_string(),
+            unit: site.cohort.unit().as_str().into(),
+            train: site.cohort.patients_in(Part::Train),
+            test: site.cohort.patients_in(Part::Test),
+            metric: metric.into(),
+            federated,
+            local,
+            constant,
+            difference: federated.zip(local).map(|(one, other)| one - other),
+            interval: measured.difference,
+            shared: groups(|study, participant| study.shared_groups(participant)),
+            stayed: groups(|study, participant| study.local_groups(participant)),
+        }
+    });
+    Outcome {
+        scenario: loaded.scenario.name.to_string(),
+        sites: rows.collect(),
+        rounds: finished.coordination.committed_rounds(),
+        minimum_holders: loaded.study.aggregation.minimum_holders,
+        bytes_down: finished.traffic.values().map(|traffic| traffic.down).sum(),
+        bytes_up: finished.traffic.values().map(|traffic| traffic.up).sum(),
+        final_model_sha256: finished.global.sha256(),
+        seconds,
+    }
+}
+
+fn write(
+    loaded: &Loaded,
+    sites: &[Site],
+    finished: &Finished,
+    measured: &[Measured],
+    outcome: &Outcome,
+    watch: Watch,
+    started: u64,
+) -> std::io::Result<()> {
+    let run = loaded.scenario.name.to_string();
+    let seed = loaded.scenario.seed;
+    let mut metrics = Vec::new();
+    for (site, measured) in sites.iter().zip(measured) {
+        for (arm, values) in &measured.arms {
+            metrics.extend(values.iter().map(|value| MetricRow {
+                run: run.clone(),
+                arm: (*arm).into(),
+                seed,
+                round: None,
+                site: site.name.clone(),
+                split: value.split.clone(),
+                metric: value.metric.clone(),
+                value: value.value,
+            }));
+        }
+    }
+    let communication: Vec<CommunicationRow> = finished
+        .traffic
+        .iter()
+        .map(|(site, traffic)| CommunicationRow {
+            site: site.clone(),
+            bytes_down: traffic.down,
+            bytes_up: traffic.up,
+        })
+        .collect();
+    let figure = plots::comparison(outcome).map_err(std::io::Error::other)?;
+    let folder = watch.into_folder();
+    let resolved = toml::to_string_pretty(&loaded.scenario).map_err(std::io::Error::other)?;
+    folder.write("scenario.toml", resolved.as_bytes())?;
+    folder.write("study.json", &serde_json::to_vec(&loaded.study)?)?;
+    folder.write_csv("metrics.csv", &metrics)?;
+    folder.write_csv("communication.csv", &communication)?;
+    folder.write_model(&finished.global, &loaded.study.manifest)?;
+    folder.write("plots/comparison.svg", figure.as_bytes())?;
+    folder.write("report.html", report::html(outcome, seed, &[figure]).as_bytes())?;
+    folder.finish(&RunManifest {
+        schema_version: 1,
+        scenario: run,
+        code_version: env!("CARGO_PKG_VERSION").into(),
+        seed,
+        study_sha256: loaded.study.digest(),
+        sites: sites
+            .iter()
+            .map(|site| SiteRecord {
+                site: site.name.clone(),
+                data_sha256: site.cohort.data_hash().to_string(),
+                split_sha256: site.cohort.split_hash().to_string(),
+                local_groups_sha256: finished.local[&site.name].sha256(),
+            })
+            .collect(),
+        rounds: outcome.rounds,
+        final_model_sha256: outcome.final_model_sha256,
+        started,
+        ended: SystemClock.now().0,
+        test_openings: 1,
+    })
+}
