@@ -65,7 +65,7 @@ impl Outcome {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
             "site", "cohort", "task", "train/test", "metric", "federated", "local", "constant",
             "difference [95 %]", "shared",
         ]);

@@ -173,7 +173,7 @@ impl Loaded {
             OperatorError::configuration(
                 error.code(),
                 error.to_string(),
-                "see [ehpal-net] in the scenario".into(),
+                "see [ehpal-net] in the scenario",
             )
         };
         spec.check().map_err(wrong)?;
@@ -216,7 +216,7 @@ impl Loaded {
 
 fn check(scenario: &Scenario) -> Result<(), OperatorError> {
     let refuse = |message: String, hint: &str| {
-        Err(OperatorError::configuration("scenario_contradiction", message, hint.into()))
+        Err(OperatorError::configuration("scenario_contradiction", message, hint))
     };
     if scenario.ehpal_net.norm == NormKind::Batch {
         return refuse(
@@ -305,7 +305,7 @@ fn study(
         OperatorError::configuration(
             error.code(),
             error.to_string(),
-            "see [schedule], [aggregation] and [sites] in the scenario".into(),
+            "see [schedule], [aggregation] and [sites] in the scenario",
         )
     })?;
     Ok(study)
