@@ -1,1 +1,34 @@
-//! Wire messages, their conversion to domain types, and size limits.
+//! What crosses the wire, and the border where it becomes domain types.
+//!
+//! Generated types stop here: [`plan_to_wire`] and [`plan_from_wire`], [`assignment_to_wire`] and
+//! [`assignment_from_wire`] convert, [`Refused`] carries a refusal with code and hint inside a gRPC status,
+//! and the constants limit every message.
+
+#[allow(missing_docs, clippy::all)]
+mod generated {
+    tonic::include_proto!("consilium.v1");
+}
+
+mod convert;
+mod refused;
+
+pub use convert::{
+    BadMessage, assignment_from_wire, assignment_to_wire, digest_from_wire, digest_to_wire,
+    plan_from_wire, plan_to_wire,
+};
+pub use generated::{
+    AssignmentReply, Attempt, AwaitAssignmentRequest, DownloadGroupRequest, GetStudyReply,
+    GetStudyRequest, GroupChunk, GroupLength, RoundPlan, UpdateHeader, UploadMessage, UploadReply,
+    ValueChunk, assignment_reply, consortium_client, consortium_server, upload_message,
+};
+pub use refused::Refused;
+
+/// Most bytes of values in one chunk.
+pub const MAX_CHUNK_BYTES: usize = 1 << 20;
+
+/// Most bytes of one message: a chunk and what surrounds it, or a study document.
+pub const MAX_MESSAGE_BYTES: usize = 2 << 20;
+
+/// Response metadata of a download: SHA-256 of the whole group's bytes, hexadecimal. It guards the
+/// transfer; who sent the values is known from mutual TLS.
+pub const GROUP_DIGEST_KEY: &str = "x-group-sha256";

@@ -1,0 +1,122 @@
+//! Between wire messages and domain types.
+
+use consilium_core::clock::Timestamp;
+use consilium_core::{Digest, RoundPlan};
+use consilium_rounds::Assignment;
+
+use crate::generated::{self, assignment_reply::End};
+
+/// A message that does not say what it must.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is missing or malformed")]
+pub struct BadMessage {
+    /// The field.
+    pub field: &'static str,
+}
+
+impl BadMessage {
+    /// Stable code for logs, replies and documents.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        "message_malformed"
+    }
+}
+
+/// The 32 bytes of a digest.
+#[must_use]
+pub fn digest_to_wire(digest: &Digest) -> Vec<u8> {
+    digest.as_bytes().to_vec()
+}
+
+/// A digest out of exactly 32 bytes.
+///
+/// # Errors
+/// [`BadMessage`] naming `field`.
+pub fn digest_from_wire(bytes: &[u8], field: &'static str) -> Result<Digest, BadMessage> {
+    let bytes: [u8; 32] = bytes.try_into().map_err(|_| BadMessage { field })?;
+    Ok(bytes.into())
+}
+
+/// A round plan for the wire.
+#[must_use]
+pub fn plan_to_wire(plan: &RoundPlan) -> generated::RoundPlan {
+    generated::RoundPlan {
+        study: digest_to_wire(&plan.study),
+        round: plan.round,
+        attempt: plan.attempt,
+        model: digest_to_wire(&plan.model),
+        deadline: plan.deadline.0,
+    }
+}
+
+/// A round plan from the wire.
+///
+/// # Errors
+/// [`BadMessage`] for a malformed digest.
+pub fn plan_from_wire(plan: &generated::RoundPlan) -> Result<RoundPlan, BadMessage> {
+    Ok(RoundPlan {
+        study: digest_from_wire(&plan.study, "plan.study")?,
+        round: plan.round,
+        attempt: plan.attempt,
+        model: digest_from_wire(&plan.model, "plan.model")?,
+        deadline: Timestamp(plan.deadline),
+    })
+}
+
+/// An assignment for the wire.
+#[must_use]
+pub fn assignment_to_wire(assignment: &Assignment) -> generated::AssignmentReply {
+    generated::AssignmentReply {
+        sealed_was_used: assignment.sealed_was_used,
+        plan: assignment.plan.as_ref().map(plan_to_wire),
+        end: assignment.end.as_ref().map(|end| match end {
+            Ok(model) => End::FinalModel(digest_to_wire(model)),
+            Err(reason) => End::Failure(reason.clone()),
+        }),
+    }
+}
+
+/// An assignment from the wire.
+///
+/// # Errors
+/// [`BadMessage`] for a malformed digest.
+pub fn assignment_from_wire(
+    reply: &generated::AssignmentReply,
+) -> Result<Assignment, BadMessage> {
+    let end = match &reply.end {
+        None => None,
+        Some(End::FinalModel(model)) => Some(Ok(digest_from_wire(model, "final_model")?)),
+        Some(End::Failure(reason)) => Some(Err(reason.clone())),
+    };
+    Ok(Assignment {
+        sealed_was_used: reply.sealed_was_used,
+        plan: reply.plan.as_ref().map(plan_from_wire).transpose()?,
+        end,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assignment_survives_the_wire() {
+        let plan = RoundPlan {
+            study: Digest::of(b"study"),
+            round: 3,
+            attempt: 2,
+            model: Digest::of(b"model"),
+            deadline: Timestamp(77),
+        };
+        for end in [None, Some(Ok(Digest::of(b"end"))), Some(Err("no quorum".to_owned()))] {
+            let assignment = Assignment {
+                sealed_was_used: Some(false),
+                plan: Some(plan.clone()),
+                end,
+            };
+            let back = assignment_from_wire(&assignment_to_wire(&assignment));
+            assert_eq!(back, Ok(assignment));
+        }
+        assert!(digest_from_wire(&[0; 31], "x").is_err());
+    }
+}
