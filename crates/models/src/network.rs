@@ -11,6 +11,7 @@ use crate::array::{Array, prepare};
 use crate::net::blocks::Settings;
 use crate::net::init::{Init, Start};
 use crate::net::stages::Trunk;
+use crate::op::{Flow, Map};
 use crate::net::stems::Stem;
 use crate::{EhpalNet, ModelError, NormKind, Task};
 
@@ -237,55 +238,53 @@ impl SiteNetwork {
     /// # Errors
     /// [`ModelError::UnknownModality`], [`ModelError::InputShape`], [`ModelError::NotFinite`].
     pub fn features(&self, views: &[View<'_>], absent: [bool; 4]) -> Result<Features, ModelError> {
-        let mut own: [Option<Tensor<4>>; 4] = Default::default();
-        let mut partner = None;
-        for (index, view) in views.iter().enumerate() {
-            let stem = self.stem(view.modality)?;
-            let watch = &mut |_: &str, _: &Tensor<4>| {};
-            let slot = self.spec.modalities[view.modality].slot();
-            let a = prepare(&self.spec, view.modality, view.a, &self.device)?;
-            let a = if let (0, Some(b)) = (index, view.b) {
-                // One pass of the stem for both views: no layer of a stem mixes records.
-                let b = prepare(&self.spec, view.modality, b, &self.device)?;
-                let records = a.dims()[3];
-                if b.dims()[3] != records {
-                    return Err(ModelError::InputShape {
-                        modality: view.modality.clone(),
-                        got: vec![b.dims()[3]],
-                        expected: format!("as view a, which has {records} records"),
-                    });
-                }
-                let both = stem.forward(&Tensor::cat(vec![a, b], 3), "", watch);
-                partner = Some(both.clone().slice(burn::tensor::s![.., .., .., records..]));
-                both.slice(burn::tensor::s![.., .., .., 0..records])
-            } else {
-                let a = stem.forward(&a, "", watch);
-                if index == 0 {
-                    partner = Some(a.clone());
-                }
-                a
-            };
-            own[slot - 1] = Some(a);
-        }
-        let partner = partner.ok_or_else(|| ModelError::Setting {
+        let anchor = views.first().ok_or_else(|| ModelError::Setting {
             key: "views".into(),
             value: "[]".into(),
             remedy: "give at least one modality of the batch".into(),
         })?;
-        let like = partner.dims();
-        if let Some(other) = own.iter().flatten().find(|map| map.dims() != like) {
-            return Err(ModelError::ArrayLength { shape: like.to_vec(), got: other.dims()[3] });
+        let records = anchor.a.records();
+        let mut inputs = Vec::with_capacity(views.len());
+        for (index, view) in views.iter().enumerate() {
+            let stem = self.stem(view.modality)?;
+            let b = if index == 0 { view.b } else { None };
+            for array in [Some(view.a), b].into_iter().flatten() {
+                if array.records() != records {
+                    let shape = vec![records];
+                    return Err(ModelError::ArrayLength { shape, got: array.records() });
+                }
+            }
+            let prepare = |array| prepare(&self.spec, view.modality, array, &self.device);
+            let slot = self.spec.modalities[view.modality].slot();
+            inputs.push((stem, slot, prepare(view.a)?, b.map(prepare).transpose()?));
         }
-        Ok(self.fuse(own, &partner, absent, &mut |_, _| {}))
+        let mut flow = self.flow();
+        let mut own: [Option<Map>; 4] = Default::default();
+        let mut partner = None;
+        for (stem, slot, a, b) in &inputs {
+            let mut run = |x: &Tensor<4>| {
+                let x = flow.input(x);
+                stem.forward(&mut flow, &x, "")
+            };
+            let map = run(a);
+            if partner.is_none() {
+                partner = Some(b.as_ref().map_or_else(|| map.clone(), run));
+            }
+            own[slot - 1] = Some(map);
+        }
+        let Some(partner) = partner else { unreachable!("there is an anchor") };
+        let features = self.fuse(&mut flow, own, &partner, absent);
+        Ok(Features(flow.finish(&features)))
     }
 
-    fn fuse(
-        &self,
-        own: [Option<Tensor<4>>; 4],
-        partner: &Tensor<4>,
-        absent: [bool; 4],
-        watch: &mut dyn FnMut(&str, &Tensor<4>),
-    ) -> Features {
+    fn flow(&self) -> Flow {
+        match self.spec.norm {
+            NormKind::Group => Flow::on(&self.device),
+            NormKind::Batch => Flow::generic(),
+        }
+    }
+
+    fn fuse(&self, flow: &mut Flow, own: [Option<Map>; 4], partner: &Map, absent: [bool; 4]) -> Map {
         let mut index = 0;
         let slots = own.map(|own| {
             let stem = match (&own, absent[index]) {
@@ -294,9 +293,9 @@ impl SiteNetwork {
                 (None, false) => Some(partner),
             };
             index += 1;
-            self.parts.trunk.enter(index, stem, partner.dims(), watch)
+            self.parts.trunk.enter(flow, index, stem, partner.dims())
         });
-        Features(self.parts.trunk.features(&slots, watch))
+        self.parts.trunk.features(flow, &slots)
     }
 
     fn stem(&self, key: &ModalityKey) -> Result<&Stem, ModelError> {
@@ -392,19 +391,26 @@ impl SiteNetwork {
         Self::build(spec, modalities, tasks, settings, Seed(0), "test", device).unwrap()
     }
 
-    /// Four different inputs, one per modality in key order with slots 1 to 4, watched.
+    /// Four different inputs for slots 1 to 4, with the intermediate maps.
     pub(crate) fn features_of_four(
         &self,
         inputs: &[Tensor<4>; 4],
-        watch: &mut dyn FnMut(&str, &Tensor<4>),
-    ) -> Features {
-        let mut maps: [Option<Tensor<4>>; 4] = Default::default();
+    ) -> (Features, BTreeMap<String, Vec<f64>>) {
+        let mut flow = match self.spec.norm {
+            NormKind::Group => Flow::like(&inputs[0]),
+            NormKind::Batch => Flow::generic(),
+        };
+        flow.seen = Some(BTreeMap::new());
+        let mut maps: [Option<Map>; 4] = Default::default();
         for (index, key) in self.modalities.iter().enumerate() {
             let slot = self.spec.modalities[key].slot();
+            let x = flow.input(&inputs[slot - 1]);
             let name = format!("stem{slot}");
-            maps[slot - 1] = Some(self.parts.stems[index].forward(&inputs[slot - 1], &name, watch));
+            maps[slot - 1] = Some(self.parts.stems[index].forward(&mut flow, &x, &name));
         }
         let partner = maps[0].clone().unwrap();
-        self.fuse(maps, &partner, [false; 4], watch)
+        let features = self.fuse(&mut flow, maps, &partner, [false; 4]);
+        let seen = flow.seen.take().unwrap();
+        (Features(flow.finish(&features)), seen)
     }
 }

@@ -3,7 +3,8 @@ use crate::kernel::arrange::Activation;
 use crate::kernel::gates::Formulas;
 use crate::net::blocks::{Emrc, LateFusion, MacFusion, Settings, Sir};
 use crate::net::layers::{DenseConv, Norm, NormRule, Pointwise};
-use crate::{EhpalNet, SParam, ScoreScale, op};
+use crate::op::{Flow, Map, generic};
+use crate::{EhpalNet, SParam, ScoreScale};
 use burn::module::Module;
 
 fn reference(norm: NormRule, activation: Activation) -> Settings {
@@ -60,19 +61,43 @@ fn golden_blocks_match_the_reference() {
     }
 }
 
+/// A block with two outputs, as one pass.
+fn run_pair(
+    x: [&Tensor<4>; 2],
+    generic: bool,
+    forward: impl FnOnce(&mut Flow, [&Map; 2]) -> [Map; 2],
+) -> [Tensor<4>; 2] {
+    let mut flow = if generic { Flow::generic() } else { Flow::like(x[0]) };
+    let x = x.map(|x| flow.input(x));
+    let y = forward(&mut flow, x.each_ref());
+    let channels = y[0].dims()[0];
+    let both = flow.concat(&[&y[0], &y[1]]);
+    let both = flow.finish(&both);
+    [both.clone().slice([0..channels]), both.slice([channels..2 * channels])]
+}
+
+/// A layer by itself, as one pass.
+fn run_one(x: &Tensor<4>, generic: bool, forward: impl FnOnce(&mut Flow, &Map) -> Map) -> Tensor<4> {
+    let mut flow = if generic { Flow::generic() } else { Flow::like(x) };
+    let x = flow.input(x);
+    let y = forward(&mut flow, &x);
+    flow.finish(&y)
+}
+
 /// Forward, all gradients and per-sample gradient norms of a block with two streams.
 fn two_streams<M: Module>(
     file: &Npz,
     precision: Precision,
     create: impl Fn(&mut Init<'_>) -> M,
-    forward: impl Fn(&M, [&Tensor<4>; 2]) -> [Tensor<4>; 2],
+    forward: impl Fn(&M, &mut Flow, [&Map; 2]) -> [Map; 2],
+    generic: bool,
 ) {
     let device = Device::flex().autodiff();
     let weight = |spec: &TensorSpec| converted(file.get(&format!("w_{}", spec.name)), &spec.shape);
     let loaded = Loaded::new(precision, &device, create, weight);
     let run = |inputs: [&Npy; 2], cots: [&Npy; 2]| {
         let x = inputs.map(|input| precision.map(input, &device).require_grad());
-        let y = forward(&loaded.module, x.each_ref());
+        let y = run_pair(x.each_ref(), generic, |flow, x| forward(&loaded.module, flow, x));
         let cots = cots.map(|cot| precision.map(cot, &device));
         let loss = (y[0].clone() * cots[0].clone()).sum() + (y[1].clone() * cots[1].clone()).sum();
         let value = host(loss.clone())[0];
@@ -131,7 +156,7 @@ fn emrc(file: &Npz) {
         }
     };
     for precision in Precision::ALL {
-        two_streams(file, precision, create(norm, Activation::Relu), Emrc::forward);
+        two_streams(file, precision, create(norm, Activation::Relu), Emrc::forward, norm == NormRule::Batch);
         let device = Device::flex();
         let weight = |spec: &TensorSpec| converted(file.get(&format!("w_{}", spec.name)), &spec.shape);
         let x = ["in1", "in2"].map(|name| precision.map(file.get(name), &device));
@@ -143,7 +168,9 @@ fn emrc(file: &Npz) {
                 continue;
             }
             let loaded = Loaded::new(precision, &device, create(norm, activation), weight);
-            for (i, y) in loaded.module.forward(x.each_ref()).into_iter().enumerate() {
+            let generic = norm != NormRule::Fixed(8);
+            let outputs = run_pair(x.each_ref(), generic, |flow, x| loaded.module.forward(flow, x));
+            for (i, y) in outputs.into_iter().enumerate() {
                 let name = format!("{prefix}out{}", i + 1);
                 close(&format!("{precision:?} {name}"), &nhwc(y), &file.get(&name).values, precision.block());
             }
@@ -161,7 +188,7 @@ fn sir(file: &Npz) {
     let stride = if shrink == 1 { 1 } else { 2 };
     for precision in Precision::ALL {
         let create = |init: &mut Init<'_>| init.at("sir", |init| Sir::new(init, c, &outputs, stride));
-        two_streams(file, precision, create, Sir::forward);
+        two_streams(file, precision, create, Sir::forward, false);
     }
 }
 
@@ -174,7 +201,14 @@ fn macfusion(file: &Npz) {
             file,
             precision,
             |init| MacFusion::new(init, f, set),
-            |unit, x| op::unit(x, &unit.tensors(), formulas),
+            |unit, _, x| {
+                let x = x.map(|x| match x {
+                    Map::Tensor(tensor) => tensor.clone(),
+                    Map::Tape(..) => unreachable!("a generic pass"),
+                });
+                generic::unit(x.each_ref(), &unit.tensors(), formulas).map(Map::Tensor)
+            },
+            true,
         );
     }
     gates_of_one_unit(file, f, formulas);
@@ -252,7 +286,7 @@ fn zero_guard(file: &Npz, files: &[std::path::PathBuf]) {
         let x = ["in1", "in2"].map(|name| precision.map(file.get(name), &device));
         for guard in [0.0, guard_eps2] {
             let formulas = Formulas { score_scale: 1.0, guard_eps2: guard, sigmoid_s: false };
-            let outputs = op::unit(x.each_ref(), &loaded.module.tensors(), formulas);
+            let outputs = generic::unit(x.each_ref(), &loaded.module.tensors(), formulas);
             for (i, y) in outputs.into_iter().enumerate() {
                 if guard > 0.0 {
                     let name = format!("guarded_out{}", i + 1);
@@ -282,14 +316,17 @@ fn primitives(file: &Npz) {
             let (w, expected) = (file.get(&format!("w_{case}")), file.get(&format!("y_{case}")));
             let y = if let (Some(k), Some(dilation)) = (number('k'), number('d')) {
                 let shape = [w.shape[2], k, k];
-                let w = precision.tensor(&converted(w, &shape), shape, &device);
-                op::depthwise(&x, &w, None, number('s').unwrap(), dilation)
+                let w = Param::from_tensor(precision.tensor(&converted(w, &shape), shape, &device));
+                let stride = number('s').unwrap();
+                run_one(&x, false, |flow, x| flow.depthwise(x, &w, None, stride, dilation))
             } else {
                 let shape = [w.shape[3], w.shape[2]];
                 let groups = number('g').unwrap();
-                let w = precision.tensor(&converted(w, &shape), shape, &device);
-                let x = if number('s') == Some(2) { op::subsample(&x) } else { x };
-                op::pointwise(&x, &w, None, groups)
+                let w = Param::from_tensor(precision.tensor(&converted(w, &shape), shape, &device));
+                run_one(&x, false, |flow, x| {
+                    let x = if number('s') == Some(2) { flow.subsample(x) } else { x.clone() };
+                    flow.pointwise(&x, &w, None, groups)
+                })
             };
             close(&format!("{precision:?} {case}"), &nhwc(y), &expected.values, precision.block());
         }
@@ -300,10 +337,17 @@ fn primitives(file: &Npz) {
         };
         let (x, n) = channels("shuffle_in");
         let third = |i: i32| x.clone().slice([i * n as i32 / 3..(i + 1) * n as i32 / 3]);
-        let y = op::shuffle_concat([&third(0), &third(1), &third(2)]);
+        let mut flow = Flow::like(&x);
+        let thirds = [0, 1, 2].map(|i| flow.input(&third(i)));
+        let y = flow.shuffle_concat(&thirds.each_ref());
+        let y = flow.finish(&y);
         close("shuffle", &host(y), &file.get("shuffle_out").values, 0.0);
         let (x, _) = channels("gelu_x");
-        let y = op::add_activate(&x, &x.zeros_like(), Activation::Gelu);
+        let zeros = x.zeros_like();
+        let y = run_one(&x, false, |flow, x| {
+            let zeros = flow.input(&zeros);
+            flow.add_activate(x, &zeros, Activation::Gelu)
+        });
         close("gelu", &host(y), &file.get("gelu_y").values, precision.block());
     }
 }
@@ -329,7 +373,8 @@ fn stem(file: &Npz) {
         let x = precision.map(file.get("x"), &device);
         let create = |init: &mut Init<'_>| DenseConv::new(init, channels, width, [7, 7], [2, 2]);
         let weight = |spec: &TensorSpec| converted(file.get(&spec.name), &spec.shape);
-        let conv = Loaded::new(precision, &device, create, weight).module.forward(&x);
+        let conv = Loaded::new(precision, &device, create, weight).module;
+        let conv = run_one(&x, false, |flow, x| conv.forward(flow, x));
         let norm = |rule| {
             let create = |init: &mut Init<'_>| Norm::new(init, width, rule);
             Loaded::new(precision, &device, create, weight).module
@@ -337,9 +382,12 @@ fn stem(file: &Npz) {
         let (batch, group) = (norm(NormRule::Batch), norm(NormRule::Fixed(8)));
         for (name, y) in [
             ("conv_out", conv.clone()),
-            ("bn_out", batch.forward(&conv)),
-            ("gn8_out", group.forward(&conv)),
-            ("pool_out", op::max_pool(&batch.forward_relu(&conv))),
+            ("bn_out", run_one(&conv, true, |flow, x| batch.forward(flow, x))),
+            ("gn8_out", run_one(&conv, false, |flow, x| group.forward(flow, x))),
+            ("pool_out", {
+                let y = run_one(&conv, true, |flow, x| batch.forward_relu(flow, x));
+                run_one(&y, false, |flow, x| flow.max_pool(x))
+            }),
         ] {
             close(&format!("{precision:?} {name}"), &nhwc(y), &file.get(name).values, precision.block());
         }
@@ -363,8 +411,14 @@ fn late_fusion(file: &Npz) {
         let weight = |spec: &TensorSpec| converted(file.get(&stored(&spec.name)), &spec.shape);
         let loaded = Loaded::new(precision, &device, create, weight);
         let x = ["in1", "in2"].map(|name| precision.map(file.get(name), &device).require_grad());
-        let merged = loaded.module.lf.forward(x.each_ref());
-        let y = loaded.module.conv.forward(&merged);
+        let pass = |with_conv: bool| {
+            let mut flow = Flow::like(&x[0]);
+            let x = x.each_ref().map(|x| flow.input(x));
+            let merged = loaded.module.lf.forward(&mut flow, x.each_ref());
+            let y = if with_conv { loaded.module.conv.forward(&mut flow, &merged) } else { merged };
+            flow.finish(&y)
+        };
+        let (merged, y) = (pass(false), pass(true));
         close("concat_out", &nhwc(merged), &file.get("concat_out").values, precision.block());
         close("conv_out", &nhwc(y.clone()), &file.get("conv_out").values, precision.block());
         let mut gradients = (y * precision.map(file.get("cot"), &device)).sum().backward();

@@ -295,10 +295,7 @@ fn full(case: &serde_json::Value, files: &[PathBuf]) {
             let values = recipe(base_seed, &format!("input{m}"), len, 0.5, 0.5);
             precision.map(&Npy { shape, values }, &device)
         });
-        let mut maps = BTreeMap::new();
-        let features = network.features_of_four(&inputs, &mut |name, map| {
-            maps.insert(name.to_owned(), nhwc(map.clone().inner()));
-        });
+        let (features, maps) = network.features_of_four(&inputs);
         for stage in stages {
             check_stage(stage, &maps, precision);
         }

@@ -180,6 +180,79 @@ pub(crate) fn gate_gradient(x: &[f32], dy: &[f32], pixels: usize, batch: usize) 
     dgate
 }
 
+/// Samples that pixel `t` of `pixels` averages: from `floor(t length / pixels)` to
+/// `ceil((t + 1) length / pixels)`.
+pub(crate) fn window(t: usize, length: usize, pixels: usize) -> std::ops::Range<usize> {
+    t * length / pixels..((t + 1) * length).div_ceil(pixels)
+}
+
+/// Adaptive averaging of `[channels, length, batch]` to `[channels, pixels, batch]`.
+pub(crate) fn resample(x: &[f32], length: usize, pixels: usize, batch: usize) -> Vec<f32> {
+    let mut y = vec![0.0; x.len() / length * pixels];
+    for (x, y) in x.chunks_exact(length * batch).zip(y.chunks_exact_mut(pixels * batch)) {
+        for (t, y) in y.chunks_exact_mut(batch).enumerate() {
+            let window = window(t, length, pixels);
+            let weight = 1.0 / window.len() as f32;
+            for sample in window {
+                for (y, x) in y.iter_mut().zip(&x[sample * batch..]) {
+                    *y = weight.mul_add(*x, *y);
+                }
+            }
+        }
+    }
+    y
+}
+
+/// Gradient of [`resample`].
+pub(crate) fn resample_gradient(dy: &[f32], length: usize, pixels: usize, batch: usize) -> Vec<f32> {
+    let mut dx = vec![0.0; dy.len() / pixels * length];
+    for (dx, dy) in dx.chunks_exact_mut(length * batch).zip(dy.chunks_exact(pixels * batch)) {
+        for (t, dy) in dy.chunks_exact(batch).enumerate() {
+            let window = window(t, length, pixels);
+            let weight = 1.0 / window.len() as f32;
+            for sample in window {
+                for (dx, dy) in dx[sample * batch..].iter_mut().zip(dy) {
+                    *dx = weight.mul_add(*dy, *dx);
+                }
+            }
+        }
+    }
+    dx
+}
+
+/// Nearest-neighbour upscaling of rows of `width` pixels in both axes.
+pub(crate) fn upscale(x: &[f32], width: usize, batch: usize, factor: usize) -> Vec<f32> {
+    let mut y = Vec::with_capacity(x.len() * factor * factor);
+    for row in x.chunks_exact(width * batch) {
+        for _ in 0..factor {
+            for pixel in row.chunks_exact(batch) {
+                for _ in 0..factor {
+                    y.extend_from_slice(pixel);
+                }
+            }
+        }
+    }
+    y
+}
+
+/// Gradient of [`upscale`].
+pub(crate) fn upscale_gradient(dy: &[f32], width: usize, batch: usize, factor: usize) -> Vec<f32> {
+    let mut dx = vec![0.0; dy.len() / (factor * factor)];
+    let blocks = dy.chunks_exact(width * batch * factor * factor);
+    for (dx, dy) in dx.chunks_exact_mut(width * batch).zip(blocks) {
+        for row in dy.chunks_exact(width * batch * factor) {
+            for (dx, dy) in dx.chunks_exact_mut(batch).zip(row.chunks_exact(batch * factor)) {
+                for dy in dy.chunks_exact(batch) {
+                    for (dx, dy) in dx.iter_mut().zip(dy) {
+                        *dx += dy;
+                    }
+                }
+            }
+        }
+    }
+    dx
+}
+
 /// What follows a residual sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

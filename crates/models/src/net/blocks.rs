@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use super::init::{Init, Start};
 use super::layers::{Depthwise, Norm, NormRule, Pointwise};
 use crate::kernel::gates::Formulas;
-use crate::op::{self, UnitTensors};
+use crate::op::{Flow, Map, UnitTensors};
 use crate::{Activation, EhpalNet, NormKind, SParam, ScoreScale};
 
 /// The settings that all blocks share.
@@ -70,20 +70,25 @@ impl Mhcf {
     }
 
     /// `sampled` is what the strided 1x1 convolutions read: `x` itself at stride 1.
-    pub fn forward(&self, x: &Tensor<4>, sampled: &Tensor<4>) -> Tensor<4> {
-        let p1 = self.gpc_norm.forward(&self.gpc.forward(sampled));
-        let p3 = self.ddc_norm.forward(&self.ddc.forward(x));
-        let p5 = self.dwc_norm.forward(&self.dwc.forward(x));
-        let u = op::shuffle_concat([&p1, &p3, &p5]);
-        let u = self.fuse_norm.forward(&self.fuse.forward(&u));
-        let r = self.res_norm.forward(&self.res.forward(sampled));
-        op::add_activate(&r, &u, self.activation)
+    pub fn forward(&self, flow: &mut Flow, x: &Map, sampled: &Map) -> Map {
+        let p1 = self.gpc.forward(flow, sampled);
+        let p1 = self.gpc_norm.forward(flow, &p1);
+        let p3 = self.ddc.forward(flow, x);
+        let p3 = self.ddc_norm.forward(flow, &p3);
+        let p5 = self.dwc.forward(flow, x);
+        let p5 = self.dwc_norm.forward(flow, &p5);
+        let u = flow.shuffle_concat(&[&p1, &p3, &p5]);
+        let u = self.fuse.forward(flow, &u);
+        let u = self.fuse_norm.forward(flow, &u);
+        let r = self.res.forward(flow, sampled);
+        let r = self.res_norm.forward(flow, &r);
+        flow.add_activate(&r, &u, self.activation)
     }
 }
 
 /// What strided 1x1 convolutions read.
-pub(crate) fn sampled(x: &Tensor<4>, stride: usize) -> Tensor<4> {
-    if stride == 1 { x.clone() } else { op::subsample(x) }
+pub(crate) fn sampled(flow: &mut Flow, x: &Map, stride: usize) -> Map {
+    if stride == 1 { x.clone() } else { flow.subsample(x) }
 }
 
 /// One stream of EMRC, section 3.2.
@@ -114,12 +119,16 @@ impl Rgsa {
         }
     }
 
-    pub fn forward(&self, x: &Tensor<4>) -> Tensor<4> {
-        let sampled = sampled(x, self.stride);
-        let m = self.mid_norm.forward_relu(&self.mhcf1.forward(x, &sampled));
-        let m = self.pw_norm.forward(&self.pw.forward(&self.mhcf2.forward(&m, &m)));
-        let k = self.short_norm.forward(&self.short.forward(&sampled));
-        op::add_activate(&m, &k, Activation::Relu)
+    pub fn forward(&self, flow: &mut Flow, x: &Map) -> Map {
+        let sampled = sampled(flow, x, self.stride);
+        let m = self.mhcf1.forward(flow, x, &sampled);
+        let m = self.mid_norm.forward_relu(flow, &m);
+        let m = self.mhcf2.forward(flow, &m, &m);
+        let m = self.pw.forward(flow, &m);
+        let m = self.pw_norm.forward(flow, &m);
+        let k = self.short.forward(flow, &sampled);
+        let k = self.short_norm.forward(flow, &k);
+        flow.add_activate(&m, &k, Activation::Relu)
     }
 }
 
@@ -138,8 +147,8 @@ impl Emrc {
         }
     }
 
-    pub fn forward(&self, x: [&Tensor<4>; 2]) -> [Tensor<4>; 2] {
-        [self.a.forward(x[0]), self.b.forward(x[1])]
+    pub fn forward(&self, flow: &mut Flow, x: [&Map; 2]) -> [Map; 2] {
+        [self.a.forward(flow, x[0]), self.b.forward(flow, x[1])]
     }
 }
 
@@ -225,14 +234,9 @@ impl Pcmfa {
         }
     }
 
-    pub fn forward(&self, x: [&Tensor<4>; 2]) -> [Tensor<4>; 2] {
-        op::pcmfa(x, [&self.unit1.tensors(), &self.unit2.tensors()], self.formulas)
-    }
-
-    /// The output of the first unit alone.
-    #[cfg(test)]
-    pub fn first_unit(&self, x: [&Tensor<4>; 2]) -> [Tensor<4>; 2] {
-        op::unit(x, &self.unit1.tensors(), self.formulas)
+    /// `name` is for a test that watches.
+    pub fn forward(&self, flow: &mut Flow, x: [&Map; 2], name: &str) -> [Map; 2] {
+        flow.pcmfa(x, [&self.unit1.tensors(), &self.unit2.tensors()], self.formulas, name)
     }
 }
 
@@ -266,13 +270,17 @@ impl SirUnit {
         }
     }
 
-    pub fn forward(&self, x: &Tensor<4>) -> Tensor<4> {
-        let branches =
-            [self.g1.forward(x), self.dw3.forward(x), self.dw5.forward(x), self.dw3d2.forward(x)];
-        let u = op::shuffle_concat(branches.each_ref());
-        let u = self.down.forward(&self.mix1.forward(&self.mixdw.forward(&u)));
-        let k = self.skipdw.forward(&self.skip1.forward(x));
-        op::add_activate(&k, &u, Activation::Gelu)
+    pub fn forward(&self, flow: &mut Flow, x: &Map) -> Map {
+        let g1 = self.g1.forward(flow, x);
+        let (dw3, dw5) = (self.dw3.forward(flow, x), self.dw5.forward(flow, x));
+        let dw3d2 = self.dw3d2.forward(flow, x);
+        let u = flow.shuffle_concat(&[&g1, &dw3, &dw5, &dw3d2]);
+        let u = self.mixdw.forward(flow, &u);
+        let u = self.mix1.forward(flow, &u);
+        let u = self.down.forward(flow, &u);
+        let k = self.skip1.forward(flow, x);
+        let k = self.skipdw.forward(flow, &k);
+        flow.add_activate(&k, &u, Activation::Gelu)
     }
 }
 
@@ -296,9 +304,10 @@ impl SirChain {
         Self { unit1, unit2: unit("unit2", 1), unit3: unit("unit3", 2) }
     }
 
-    pub fn forward(&self, x: &Tensor<4>) -> Tensor<4> {
+    pub fn forward(&self, flow: &mut Flow, x: &Map) -> Map {
+        let first = self.unit1.forward(flow, x);
         let rest = self.unit2.iter().chain(&self.unit3);
-        rest.fold(self.unit1.forward(x), |x, unit| unit.forward(&x))
+        rest.fold(first, |x, unit| unit.forward(flow, &x))
     }
 }
 
@@ -317,8 +326,8 @@ impl Sir {
         }
     }
 
-    pub fn forward(&self, x: [&Tensor<4>; 2]) -> [Tensor<4>; 2] {
-        [self.a.forward(x[0]), self.b.forward(x[1])]
+    pub fn forward(&self, flow: &mut Flow, x: [&Map; 2]) -> [Map; 2] {
+        [self.a.forward(flow, x[0]), self.b.forward(flow, x[1])]
     }
 }
 
@@ -337,7 +346,9 @@ impl LateFusion {
         }
     }
 
-    pub fn forward(&self, x: [&Tensor<4>; 2]) -> Tensor<4> {
-        op::late_fusion(x, [&self.global_scale1.val(), &self.global_scale2.val()])
+    pub fn forward(&self, flow: &mut Flow, x: [&Map; 2]) -> Map {
+        let a = flow.scale(x[0], &self.global_scale1);
+        let b = flow.scale(x[1], &self.global_scale2);
+        flow.concat(&[&a, &b])
     }
 }

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use super::init::{Init, Start};
-use crate::op;
+use crate::op::{Flow, Map};
 
 /// Grouped 1x1 convolution.
 #[derive(Module, Debug)]
@@ -24,9 +24,8 @@ impl Pointwise {
         }
     }
 
-    pub fn forward(&self, x: &Tensor<4>) -> Tensor<4> {
-        let bias = self.bias.as_ref().map(Param::val);
-        op::pointwise(x, &self.kernel.val(), bias.as_ref(), self.groups)
+    pub fn forward(&self, flow: &mut Flow, x: &Map) -> Map {
+        flow.pointwise(x, &self.kernel, self.bias.as_ref(), self.groups)
     }
 }
 
@@ -59,9 +58,8 @@ impl Depthwise {
         Self { dilation, ..self }
     }
 
-    pub fn forward(&self, x: &Tensor<4>) -> Tensor<4> {
-        let bias = self.bias.as_ref().map(Param::val);
-        op::depthwise(x, &self.kernel.val(), bias.as_ref(), self.stride, self.dilation)
+    pub fn forward(&self, flow: &mut Flow, x: &Map) -> Map {
+        flow.depthwise(x, &self.kernel, self.bias.as_ref(), self.stride, self.dilation)
     }
 }
 
@@ -131,30 +129,25 @@ impl Norm {
         }
     }
 
-    pub fn forward(&self, x: &Tensor<4>) -> Tensor<4> {
-        self.apply(x, false)
+    pub fn forward(&self, flow: &mut Flow, x: &Map) -> Map {
+        self.apply(flow, x, false)
     }
 
-    pub fn forward_relu(&self, x: &Tensor<4>) -> Tensor<4> {
-        self.apply(x, true)
+    pub fn forward_relu(&self, flow: &mut Flow, x: &Map) -> Map {
+        self.apply(flow, x, true)
     }
 
-    fn apply(&self, x: &Tensor<4>, relu: bool) -> Tensor<4> {
-        let (gamma, beta) = (self.gamma.val(), self.beta.val());
-        let moments = match (&self.moving_mean, &self.moving_variance) {
-            (Some(mean), Some(variance)) => Some((mean.val(), variance.val())),
-            _ => None,
-        };
-        let y = match (self.rule, &moments) {
+    fn apply(&self, flow: &mut Flow, x: &Map, relu: bool) -> Map {
+        let (gamma, beta) = (&self.gamma, &self.beta);
+        match self.rule {
             #[cfg(test)]
-            (NormRule::BatchStatistics, _) => op::batch_norm(x, &gamma, &beta, None),
-            (_, Some((mean, variance))) => op::batch_norm(x, &gamma, &beta, Some((mean, variance))),
-            (rule, None) => {
-                let groups = rule.groups(x.dims()[0]);
-                return op::group_norm(x, &gamma, &beta, groups, relu);
+            NormRule::BatchStatistics => flow.batch_norm(x, gamma, beta, None, relu),
+            NormRule::Batch => {
+                let moments = self.moving_mean.as_ref().zip(self.moving_variance.as_ref());
+                flow.batch_norm(x, gamma, beta, moments, relu)
             }
-        };
-        if relu { burn::tensor::activation::relu(y) } else { y }
+            rule => flow.group_norm(x, gamma, beta, rule.groups(x.dims()[0]), relu),
+        }
     }
 }
 
@@ -177,7 +170,7 @@ impl DenseConv {
         }
     }
 
-    pub fn forward(&self, x: &Tensor<4>) -> Tensor<4> {
-        op::dense_conv(x, &self.kernel.val(), &self.bias.val(), self.stride)
+    pub fn forward(&self, flow: &mut Flow, x: &Map) -> Map {
+        flow.dense_conv(x, &self.kernel, &self.bias, self.stride)
     }
 }

@@ -6,9 +6,7 @@ use burn::tensor::Tensor;
 use super::blocks::{Emrc, LateFusion, Mhcf, Pcmfa, Settings, Sir, sampled};
 use super::init::{Init, Start};
 use super::layers::{Norm, Pointwise};
-
-/// Receives the named intermediate maps of a forward pass; production code ignores them.
-pub(crate) type Watch<'a> = &'a mut dyn FnMut(&str, &Tensor<4>);
+use crate::op::{Flow, Map};
 
 /// EMRC, then PCMFA.
 #[derive(Module, Debug)]
@@ -25,20 +23,18 @@ impl Ehf1 {
         }
     }
 
-    fn forward(&self, x: [&Tensor<4>; 2], name: &str, watch: Watch<'_>) -> [Tensor<4>; 2] {
-        let e = self.emrc.forward(x);
-        report(watch, &format!("{name}.emrc.out"), &e);
-        let p = self.pcmfa.forward(e.each_ref());
-        #[cfg(test)]
-        report(watch, &format!("{name}.pcmfa.unit1.out"), &self.pcmfa.first_unit(e.each_ref()));
-        report(watch, &format!("{name}.pcmfa.unit2.out"), &p);
+    fn forward(&self, flow: &mut Flow, x: [&Map; 2], name: &str) -> [Map; 2] {
+        let e = self.emrc.forward(flow, x);
+        report(flow, name, "emrc.out", &e);
+        let p = self.pcmfa.forward(flow, e.each_ref(), &format!("{name}.pcmfa"));
+        report(flow, name, "pcmfa.unit2.out", &p);
         p
     }
 }
 
-fn report(watch: Watch<'_>, name: &str, pair: &[Tensor<4>; 2]) {
+fn report(flow: &mut Flow, name: &str, what: &str, pair: &[Map; 2]) {
     for (index, map) in pair.iter().enumerate() {
-        watch(&format!("{name}{}", index + 1), map);
+        flow.watch(|| format!("{name}.{what}{}", index + 1), map);
     }
 }
 
@@ -68,20 +64,18 @@ impl Ehf2 {
     }
 
     /// The merged stream and the two SIR outputs.
-    fn forward(&self, x: [&Tensor<4>; 2], name: &str, watch: Watch<'_>) -> (Tensor<4>, [Tensor<4>; 2]) {
-        let e = self.emrc.forward(x);
-        report(watch, &format!("{name}.emrc.out"), &e);
-        let e = [self.norm_a.forward(&e[0]), self.norm_b.forward(&e[1])];
-        let p = self.pcmfa.forward(e.each_ref());
-        #[cfg(test)]
-        report(watch, &format!("{name}.pcmfa.unit1.out"), &self.pcmfa.first_unit(e.each_ref()));
-        report(watch, &format!("{name}.pcmfa.unit2.out"), &p);
-        let refined = self.sir.forward(p.each_ref());
-        report(watch, &format!("{name}.sir.out"), &refined);
-        let merged = self.lf.forward(p.each_ref());
-        watch(&format!("{name}.lf"), &merged);
-        let x = self.lf_conv.forward(&merged);
-        watch(&format!("{name}.lf_conv"), &x);
+    fn forward(&self, flow: &mut Flow, x: [&Map; 2], name: &str) -> (Map, [Map; 2]) {
+        let e = self.emrc.forward(flow, x);
+        report(flow, name, "emrc.out", &e);
+        let e = [self.norm_a.forward(flow, &e[0]), self.norm_b.forward(flow, &e[1])];
+        let p = self.pcmfa.forward(flow, e.each_ref(), &format!("{name}.pcmfa"));
+        report(flow, name, "pcmfa.unit2.out", &p);
+        let refined = self.sir.forward(flow, p.each_ref());
+        report(flow, name, "sir.out", &refined);
+        let merged = self.lf.forward(flow, p.each_ref());
+        flow.watch(|| format!("{name}.lf"), &merged);
+        let x = self.lf_conv.forward(flow, &merged);
+        flow.watch(|| format!("{name}.lf_conv"), &x);
         (x, refined)
     }
 }
@@ -115,9 +109,9 @@ impl LaterStage {
         }
     }
 
-    fn forward(&self, x: [&Tensor<4>; 2], name: &str, watch: Watch<'_>) -> (Tensor<4>, [Tensor<4>; 2]) {
-        let p = self.ehf1_1.forward(x, &format!("{name}.ehf1_1"), watch);
-        self.ehf2_1.forward(p.each_ref(), &format!("{name}.ehf2_1"), watch)
+    fn forward(&self, flow: &mut Flow, x: [&Map; 2], name: &str) -> (Map, [Map; 2]) {
+        let p = self.ehf1_1.forward(flow, x, &format!("{name}.ehf1_1"));
+        self.ehf2_1.forward(flow, p.each_ref(), &format!("{name}.ehf2_1"))
     }
 }
 
@@ -195,54 +189,48 @@ impl Trunk {
         }
     }
 
-    /// What enters the trunk at slot 3, from a stem output.
-    pub fn adapt3(&self, stem: &Tensor<4>, watch: Watch<'_>) -> Tensor<4> {
-        let y = self.adapter3.mhcf.forward(stem, &sampled(stem, 2));
-        watch("adapter3.mhcf.out", &y);
-        y
-    }
-
-    /// What enters the trunk at slot 4, from a stem output.
-    pub fn adapt4(&self, stem: &Tensor<4>, watch: Watch<'_>) -> Tensor<4> {
-        let y = self.adapter4.mhcf1.forward(stem, &sampled(stem, 2));
-        watch("adapter4.mhcf1.out", &y);
-        let y = self.adapter4.mhcf2.forward(&y, &sampled(&y, 2));
-        watch("adapter4.mhcf2.out", &y);
-        y
-    }
-
     /// What enters the trunk at `slot` (1 to 4) from a stem output of shape `like`, or in its absence.
-    pub fn enter(&self, slot: usize, stem: Option<&Tensor<4>>, like: [usize; 4], watch: Watch<'_>) -> Tensor<4> {
+    pub fn enter(&self, flow: &mut Flow, slot: usize, stem: Option<&Map>, like: [usize; 4]) -> Map {
         let [_, height, width, batch] = like;
-        let (vector, shrink) = match slot {
-            1 => (&self.absent.slot1, 1),
-            2 => (&self.absent.slot2, 1),
-            3 => (&self.absent.slot3, 2),
-            _ => (&self.absent.slot4, 4),
+        let absent = &self.absent;
+        let Some(stem) = stem else {
+            let (vector, shrink) = match slot {
+                1 => (&absent.slot1, 1),
+                2 => (&absent.slot2, 1),
+                3 => (&absent.slot3, 2),
+                _ => (&absent.slot4, 4),
+            };
+            return flow.broadcast(vector, [height / shrink, width / shrink], batch);
         };
-        match (slot, stem) {
-            (3, Some(stem)) => self.adapt3(stem, watch),
-            (4, Some(stem)) => self.adapt4(stem, watch),
-            (_, Some(stem)) => stem.clone(),
-            (_, None) => {
-                let vector = vector.val();
-                let channels = vector.dims()[0];
-                vector
-                    .reshape([channels, 1, 1, 1])
-                    .expand([channels, height / shrink, width / shrink, batch])
+        match slot {
+            3 => {
+                let small = sampled(flow, stem, 2);
+                let y = self.adapter3.mhcf.forward(flow, stem, &small);
+                flow.watch(|| "adapter3.mhcf.out".into(), &y);
+                y
             }
+            4 => {
+                let small = sampled(flow, stem, 2);
+                let y = self.adapter4.mhcf1.forward(flow, stem, &small);
+                flow.watch(|| "adapter4.mhcf1.out".into(), &y);
+                let small = sampled(flow, &y, 2);
+                let y = self.adapter4.mhcf2.forward(flow, &y, &small);
+                flow.watch(|| "adapter4.mhcf2.out".into(), &y);
+                y
+            }
+            _ => stem.clone(),
         }
     }
 
     /// The feature map `[7 * 8b, side/32, side/32, batch]` from what entered the four slots.
-    pub fn features(&self, slots: &[Tensor<4>; 4], watch: Watch<'_>) -> Tensor<4> {
-        let p = self.ehf64.ehf1_1.forward([&slots[0], &slots[1]], "ehf64.ehf1_1", watch);
-        let p = self.ehf64.ehf1_2.forward(p.each_ref(), "ehf64.ehf1_2", watch);
-        let (x, [a128, b128]) = self.ehf128.forward(p.each_ref(), "ehf128", watch);
-        let (x, [a256, b256]) = self.ehf256.forward([&x, &slots[2]], "ehf256", watch);
-        let (x, [a512, b512]) = self.ehf512.forward([&x, &slots[3]], "ehf512", watch);
-        let features = Tensor::cat(vec![x, a128, a256, a512, b128, b256, b512], 0);
-        watch("concat", &features);
+    pub fn features(&self, flow: &mut Flow, slots: &[Map; 4]) -> Map {
+        let p = self.ehf64.ehf1_1.forward(flow, [&slots[0], &slots[1]], "ehf64.ehf1_1");
+        let p = self.ehf64.ehf1_2.forward(flow, p.each_ref(), "ehf64.ehf1_2");
+        let (x, [a128, b128]) = self.ehf128.forward(flow, p.each_ref(), "ehf128");
+        let (x, [a256, b256]) = self.ehf256.forward(flow, [&x, &slots[2]], "ehf256");
+        let (x, [a512, b512]) = self.ehf512.forward(flow, [&x, &slots[3]], "ehf512");
+        let features = flow.concat(&[&x, &a128, &a256, &a512, &b128, &b256, &b512]);
+        flow.watch(|| "concat".into(), &features);
         features
     }
 }

@@ -1,12 +1,11 @@
 //! Stems: one encoder per modality, all ending in a map `[b, side/4, side/4, batch]`.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::init::{Init, Start};
 use super::layers::{DenseConv, Norm, NormRule, Pointwise};
-use super::stages::Watch;
-use crate::op;
+use crate::op::{Flow, Map};
 use crate::{Conversion, EhpalNet, Modality};
 
 /// The encoder of one modality.
@@ -38,12 +37,13 @@ impl Stem {
         }
     }
 
-    /// From the prepared input (`[channels, height, width, batch]`) to the map.
-    pub fn forward(&self, x: &Tensor<4>, name: &str, watch: Watch<'_>) -> Tensor<4> {
+    /// From the prepared input (`[channels, height, width, batch]`) to the map; `name` is for a test that
+    /// watches.
+    pub fn forward(&self, flow: &mut Flow, x: &Map, name: &str) -> Map {
         match self {
-            Self::Image(stem) => stem.forward(x, name, watch),
-            Self::Signal(stem) => stem.forward(x),
-            Self::Table(stem) => stem.forward(x),
+            Self::Image(stem) => stem.forward(flow, x, name),
+            Self::Signal(stem) => stem.forward(flow, x),
+            Self::Table(stem) => stem.forward(flow, x),
         }
     }
 }
@@ -53,7 +53,7 @@ impl Stem {
 pub(crate) struct ImageStem {
     pub conv: DenseConv,
     pub norm: Norm,
-    vector: ModalityVector,
+    modality: Param<Tensor<1>>,
 }
 
 impl ImageStem {
@@ -61,35 +61,27 @@ impl ImageStem {
         Self {
             conv: init.at("conv", |init| DenseConv::new(init, channels, width, [7, 7], [2, 2])),
             norm: init.at("norm", |init| Norm::new(init, width, norm)),
-            vector: ModalityVector::new(init, width),
+            modality: modality_vector(init, width),
         }
     }
 
-    pub fn forward(&self, x: &Tensor<4>, name: &str, watch: Watch<'_>) -> Tensor<4> {
-        let y = self.conv.forward(x);
+    pub fn forward(&self, flow: &mut Flow, x: &Map, name: &str) -> Map {
+        let y = self.conv.forward(flow, x);
         #[cfg(test)]
-        watch(&format!("{name}.norm"), &self.norm.forward(&y));
-        let y = op::max_pool(&self.norm.forward_relu(&y));
-        watch(&format!("{name}.pool"), &y);
-        self.vector.add(y)
+        if flow.seen.is_some() {
+            let normed = self.norm.forward(flow, &y);
+            flow.watch(|| format!("{name}.norm"), &normed);
+        }
+        let y = self.norm.forward_relu(flow, &y);
+        let y = flow.max_pool(&y);
+        flow.watch(|| format!("{name}.pool"), &y);
+        flow.add_vector(&y, &self.modality)
     }
 }
 
 /// The learned vector that tells the trunk which modality a map came from (section 10.2 B); starts at 0.
-#[derive(Module, Debug)]
-pub(crate) struct ModalityVector {
-    pub modality: Param<Tensor<1>>,
-}
-
-impl ModalityVector {
-    fn new(init: &mut Init<'_>, width: usize) -> Self {
-        Self { modality: init.tensor("modality", [width], Start::Constant(0.0)) }
-    }
-
-    fn add(&self, map: Tensor<4>) -> Tensor<4> {
-        let channels = map.dims()[0];
-        map + self.modality.val().reshape([channels, 1, 1, 1])
-    }
+fn modality_vector(init: &mut Init<'_>, width: usize) -> Param<Tensor<1>> {
+    init.tensor("modality", [width], Start::Constant(0.0))
 }
 
 /// Two 1-D convolutions with norm and ReLU, resampled in time to one value per pixel of the map.
@@ -101,7 +93,7 @@ pub(crate) struct SignalStem {
     norm1: Norm,
     conv2: DenseConv,
     norm2: Norm,
-    vector: ModalityVector,
+    modality: Param<Tensor<1>>,
     side: usize,
 }
 
@@ -123,40 +115,19 @@ impl SignalStem {
             norm1: init.at("norm1", |init| Norm::new(init, width, norm)),
             conv2: init.at("conv2", |init| DenseConv::new(init, width, width, [1, 7], [1, second])),
             norm2: init.at("norm2", |init| Norm::new(init, width, norm)),
-            vector: ModalityVector::new(init, width),
+            modality: modality_vector(init, width),
             side,
         }
     }
 
-    fn forward(&self, x: &Tensor<4>) -> Tensor<4> {
-        let y = self.norm1.forward_relu(&self.conv1.forward(x));
-        let y = self.norm2.forward_relu(&self.conv2.forward(&y));
-        let [channels, _, length, batch] = y.dims();
-        let pixels = self.side * self.side;
-        let y = if length == pixels {
-            y
-        } else {
-            let bins = TensorData::new(resampling(length, pixels), [1, pixels, length]);
-            let bins = Tensor::<3>::from_data(bins, (&y.device(), y.dtype()));
-            bins.expand([channels, pixels, length])
-                .matmul(y.reshape([channels, length, batch]))
-                .reshape([channels, 1, pixels, batch])
-        };
-        self.vector.add(y.reshape([channels, self.side, self.side, batch]))
+    fn forward(&self, flow: &mut Flow, x: &Map) -> Map {
+        let y = self.conv1.forward(flow, x);
+        let y = self.norm1.forward_relu(flow, &y);
+        let y = self.conv2.forward(flow, &y);
+        let y = self.norm2.forward_relu(flow, &y);
+        let y = flow.resample(&y, self.side);
+        flow.add_vector(&y, &self.modality)
     }
-}
-
-/// Adaptive averaging from `length` to `pixels` positions: row t holds the weights of the samples from
-/// `floor(t length / pixels)` to `ceil((t + 1) length / pixels)`.
-fn resampling(length: usize, pixels: usize) -> Vec<f32> {
-    let mut weights = vec![0.0; pixels * length];
-    for t in 0..pixels {
-        let (start, end) = (t * length / pixels, ((t + 1) * length).div_ceil(pixels));
-        for weight in &mut weights[t * length + start..t * length + end] {
-            *weight = 1.0 / (end - start) as f32;
-        }
-    }
-    weights
 }
 
 /// Dense layer, ReLU, dense layer to a map of at most 8x8, norm, ReLU, nearest-neighbour upscaling.
@@ -165,7 +136,7 @@ pub(crate) struct TableStem {
     dense1: Pointwise,
     dense2: Pointwise,
     norm: Norm,
-    vector: ModalityVector,
+    modality: Param<Tensor<1>>,
     width: usize,
     side: usize,
 }
@@ -184,26 +155,21 @@ impl TableStem {
             dense1: init.at("dense1", |init| Pointwise::new(init, features, hidden, 1, true)),
             dense2: init.at("dense2", |init| Pointwise::new(init, hidden, width * grid * grid, 1, true)),
             norm: init.at("norm", |init| Norm::new(init, width, norm)),
-            vector: ModalityVector::new(init, width),
+            modality: modality_vector(init, width),
             width,
             side,
         }
     }
 
-    fn forward(&self, x: &Tensor<4>) -> Tensor<4> {
+    fn forward(&self, flow: &mut Flow, x: &Map) -> Map {
         let batch = x.dims()[3];
-        let hidden = burn::tensor::activation::relu(self.dense1.forward(x));
+        let hidden = self.dense1.forward(flow, x);
+        let hidden = flow.relu(&hidden);
         let grid = self.side.min(8);
-        let y = self.dense2.forward(&hidden).reshape([self.width, grid, grid, batch]);
-        let y = self.norm.forward_relu(&y);
-        let scale = self.side / grid;
-        let y = if scale == 1 {
-            y
-        } else {
-            y.reshape([self.width * grid, 1, grid, 1, batch].map(|n| n as i32))
-                .expand([self.width * grid, scale, grid, scale, batch])
-                .reshape([self.width, self.side, self.side, batch])
-        };
-        self.vector.add(y)
+        let y = self.dense2.forward(flow, &hidden);
+        let y = flow.reshape(&y, [self.width, grid, grid, batch]);
+        let y = self.norm.forward_relu(flow, &y);
+        let y = flow.upscale(&y, self.side / grid);
+        flow.add_vector(&y, &self.modality)
     }
 }

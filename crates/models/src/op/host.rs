@@ -40,6 +40,11 @@ impl Operand {
         (operand.inner().dtype() == DType::F32).then_some(operand)
     }
 
+    /// Whether a gradient is wanted.
+    pub fn is_tracked(&self) -> bool {
+        matches!(self, Self::Tracked(tensor) if tensor.is_tracked())
+    }
+
     fn inner(&self) -> &FlexTensor {
         match self {
             Self::Plain(tensor) => tensor,
@@ -47,13 +52,14 @@ impl Operand {
         }
     }
 
-    fn contiguous(&self) -> FlexTensor {
+    /// The values, without a copy where they are in order already.
+    pub fn contiguous(&self) -> FlexTensor {
         self.inner().to_contiguous()
     }
 }
 
 /// The values of a contiguous tensor.
-fn values(tensor: &FlexTensor) -> &[f32] {
+pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
     // Operands are made contiguous and single precision before they come here.
     tensor.as_slice::<f32>().unwrap_or(&[])
 }
@@ -62,17 +68,19 @@ fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
 }
 
-/// Computes the gradient of each operand that needs one from the operands and the output's gradient.
-type Pullback<const N: usize> =
-    dyn Fn([&[f32]; N], &[f32], [bool; N]) -> [Option<Vec<f32>>; N] + Send + Sync;
-
-#[derive(Clone)]
-struct State<const N: usize> {
-    operands: [FlexTensor; N],
-    pullback: Arc<Pullback<N>>,
+/// Computes the gradient of each tracked operand from the output's gradient.
+pub(crate) trait Pullback: Send + Sync + 'static {
+    /// One gradient per operand, in their order; none for operands that need none.
+    fn pull(&self, dy: &[f32]) -> Vec<Option<Vec<f32>>>;
 }
 
-impl<const N: usize> fmt::Debug for State<N> {
+#[derive(Clone)]
+struct State {
+    shapes: Vec<Shape>,
+    pullback: Arc<dyn Pullback>,
+}
+
+impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("State(..)")
     }
@@ -82,56 +90,58 @@ impl<const N: usize> fmt::Debug for State<N> {
 struct Step<const N: usize>;
 
 impl<const N: usize> Backward<Flex, N> for Step<N> {
-    type State = State<N>;
+    type State = State;
 
-    fn backward(self, ops: Ops<State<N>, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let State { operands, pullback } = &ops.state;
-        let needed = ops.parents.each_ref().map(Option::is_some);
-        let found = pullback(operands.each_ref().map(values), values(&dy), needed);
-        for ((parent, grad), operand) in ops.parents.iter().zip(found).zip(operands) {
+        let State { shapes, pullback } = ops.state;
+        let found = pullback.pull(values(&dy));
+        for ((parent, grad), shape) in ops.parents.iter().zip(found).zip(shapes) {
             if let (Some(parent), Some(grad)) = (parent, grad) {
-                grads.register::<Flex>(parent.id, tensor(grad, operand.layout().shape().clone()));
+                grads.register::<Flex>(parent.id, tensor(grad, shape));
             }
         }
     }
 }
 
-/// Applies a kernel with a hand-written gradient.
-///
-/// `forward` returns the output's values and the pullback; the pullback is dropped when no operand is
-/// tracked.
-pub(crate) fn apply<const N: usize, const D: usize, P>(
-    operands: [Operand; N],
+/// Makes a tensor of values that were computed from `operands`; `pullback` is dropped when none of them is
+/// on an autodiff device.
+pub(crate) fn finish<const D: usize>(
+    operands: Vec<Operand>,
+    output: Vec<f32>,
     shape: [usize; D],
-    forward: impl FnOnce([&[f32]; N]) -> (Vec<f32>, P),
-) -> Tensor<D>
-where
-    P: Fn([&[f32]; N], &[f32], [bool; N]) -> [Option<Vec<f32>>; N] + Send + Sync + 'static,
-{
-    let inner: [FlexTensor; N] = operands.each_ref().map(Operand::contiguous);
-    let (output, pullback) = forward(inner.each_ref().map(values));
+    pullback: impl Pullback,
+) -> Tensor<D> {
     let output = tensor(output, Shape::from(shape));
     if operands.iter().all(|operand| matches!(operand, Operand::Plain(_))) {
         return Tensor::from_primitive::<Flex>(output);
     }
-    let guards = operands.map(|operand| match operand {
-        Operand::Plain(tensor) => Tracked::new(tensor).node(),
-        Operand::Tracked(tensor) => tensor.node(),
-    });
-    let result = match Step.prepare::<NoCheckpointing>(guards).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => {
-            prep.finish(State { operands: inner, pullback: Arc::new(pullback) }, output)
-        }
-        OpsKind::UnTracked(prep) => prep.finish(output),
+    let shapes = operands.iter().map(|operand| operand.inner().layout().shape().clone()).collect();
+    let state = State { shapes, pullback: Arc::new(pullback) };
+    // Burn's steps have a fixed number of parents: take the next size and fill up with untracked ones.
+    let result = match operands.len() {
+        0..=4 => register::<4>(operands, state, output),
+        5..=32 => register::<32>(operands, state, output),
+        33..=128 => register::<128>(operands, state, output),
+        129..=1024 => register::<1024>(operands, state, output),
+        _ => register::<MOST>(operands, state, output),
     };
     Tensor::from_primitive::<Autodiff<Flex>>(result)
 }
 
-/// The operands of an operation, or nothing when one of them is not on the CPU in single precision.
-macro_rules! operands {
-    ($($tensor:expr),+ $(,)?) => {
-        (|| Some([$($crate::op::host::Operand::of($tensor)?),+]))()
-    };
+/// More operands than the largest operation has: the trunk with four stems, about 1,100 tensors.
+const MOST: usize = 2048;
+
+fn register<const N: usize>(operands: Vec<Operand>, state: State, output: FlexTensor) -> Tracked {
+    assert!(operands.len() <= N, "an operation of {} operands", operands.len());
+    let filler = Tracked::new(tensor(vec![0.0], Shape::from([1])));
+    let mut operands = operands.into_iter();
+    let guards: [_; N] = std::array::from_fn(|_| match operands.next() {
+        Some(Operand::Tracked(tensor)) => tensor.node(),
+        _ => filler.node(),
+    });
+    match Step.prepare::<NoCheckpointing>(guards).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(state, output),
+        OpsKind::UnTracked(prep) => prep.finish(output),
+    }
 }
-pub(crate) use operands;

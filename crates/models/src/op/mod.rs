@@ -1,16 +1,13 @@
 //! The network's operations on maps `[channels, height, width, batch]`.
 //!
-//! On the CPU in single precision each runs a kernel of [`crate::kernel`]; on every other device, and in
-//! double precision, the same formula made of Burn's own operations. Tests compare the two.
+//! A forward pass is written once, against [`Flow`]. On the CPU in single precision it runs the kernels of
+//! [`crate::kernel`] on a tape that is one operation to Burn; on every other device, and in double precision,
+//! the same formulas made of Burn's own operations. Tests compare the two.
 
-pub(crate) mod host;
+mod flow;
+pub(crate) mod generic;
+mod host;
+mod tape;
 
-mod arrange;
-mod convolution;
-mod gates;
-mod norm;
-
-pub(crate) use arrange::*;
-pub(crate) use convolution::*;
-pub(crate) use gates::*;
-pub(crate) use norm::*;
+pub(crate) use flow::{Flow, Map, pixel_mean};
+pub(crate) use generic::UnitTensors;
