@@ -80,9 +80,7 @@ pub fn assignment_to_wire(assignment: &Assignment) -> generated::AssignmentReply
 ///
 /// # Errors
 /// [`BadMessage`] for a malformed digest.
-pub fn assignment_from_wire(
-    reply: &generated::AssignmentReply,
-) -> Result<Assignment, BadMessage> {
+pub fn assignment_from_wire(reply: &generated::AssignmentReply) -> Result<Assignment, BadMessage> {
     let end = match &reply.end {
         None => None,
         Some(End::FinalModel(model)) => Some(Ok(digest_from_wire(model, "final_model")?)),
@@ -108,7 +106,11 @@ mod tests {
             model: Digest::of(b"model"),
             deadline: Timestamp(77),
         };
-        for end in [None, Some(Ok(Digest::of(b"end"))), Some(Err("no quorum".to_owned()))] {
+        for end in [
+            None,
+            Some(Ok(Digest::of(b"end"))),
+            Some(Err("no quorum".to_owned())),
+        ] {
             let assignment = Assignment {
                 sealed_was_used: Some(false),
                 plan: Some(plan.clone()),

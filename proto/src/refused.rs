@@ -39,7 +39,11 @@ impl Refused {
             message: self.message,
             hint: self.hint,
         };
-        Status::with_details(Code::FailedPrecondition, text, details.encode_to_vec().into())
+        Status::with_details(
+            Code::FailedPrecondition,
+            text,
+            details.encode_to_vec().into(),
+        )
     }
 
     /// The refusal in a status, if it carries one.
