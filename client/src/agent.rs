@@ -1,0 +1,355 @@
+//! The site's loop: ask for work, train, seal, deliver, learn what became of it.
+//!
+//! [`Agent::join`] accepts the study (or compares it with the one accepted before), [`Agent::run`] follows
+//! it to its end. Between two steps everything that matters is in the [`SiteStore`]: an agent that is
+//! killed anywhere and started again sends the same bytes and ends with the same model.
+//!
+//! It does not know how messages travel ([`Peer`]) or how the network learns ([`LocalWork`]).
+
+mod error;
+mod leaving;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use consilium_core::{
+    Digest, GroupName, ModelVector, Participant, RoundPlan, SiteId, Study, StudyId,
+};
+use consilium_rounds::{Participation, Sealed, SiteEffect};
+use consilium_store::site::{Fate, SiteStore, Traffic, Version};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+pub use error::AgentError;
+use worker::Worker;
+
+use crate::outcome::Outcome;
+use crate::peer::{Attempt, Peer, Question};
+use crate::work::{LocalWork, WorkError};
+
+/// Makes the site's work, once the study is known.
+pub type MakeWork =
+    Box<dyn FnOnce(&Study, &Participant) -> Result<Box<dyn LocalWork>, WorkError> + Send>;
+
+/// What an agent is told before it meets the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errand {
+    /// This site.
+    pub site: SiteId,
+    /// The study to take part in.
+    pub study: StudyId,
+    /// Where the results are written.
+    pub metrics_file: PathBuf,
+}
+
+/// A site in the middle of a study.
+pub struct Agent<P> {
+    errand: Errand,
+    store: SiteStore,
+    peer: P,
+    study: Study,
+    participant: Participant,
+    shared: BTreeSet<GroupName>,
+    lengths: BTreeMap<GroupName, usize>,
+    participation: Participation,
+    worker: Worker,
+    /// The attempt that the server has told of.
+    known: Option<Attempt>,
+    /// The update that the server has confirmed to this process.
+    delivered: Option<Sealed>,
+}
+
+/// What joining a study led to.
+pub enum Joined<P> {
+    /// There is work to do.
+    Agent(Box<Agent<P>>),
+    /// This site had finished the study before.
+    Finished(Outcome),
+}
+
+impl<P: Peer> Agent<P> {
+    /// Fetches the study and accepts it, or takes up where an earlier process stopped.
+    ///
+    /// # Errors
+    /// [`AgentError`]; the study that was accepted before stays as it was.
+    pub async fn join(
+        errand: Errand,
+        store: SiteStore,
+        mut peer: P,
+        make_work: MakeWork,
+    ) -> Result<Joined<P>, AgentError> {
+        let before = store.accepted(&errand.study).await?;
+        if let Some(accepted) = &before
+            && let Some(model) = accepted.final_model
+        {
+            let study = read_study(&errand.study, &accepted.document)?;
+            let outcome = Outcome::stored(&store, &errand.site, &study, accepted, model).await?;
+            info!(study = %study.name, model = %model, "study was finished before");
+            return Ok(Joined::Finished(outcome));
+        }
+        let document = peer.study(&errand.study).await?;
+        let study = read_study(&errand.study, &document)?;
+        let digest = study.digest();
+        if let Some(accepted) = &before
+            && accepted.digest != digest
+        {
+            return Err(AgentError::StudyChanged {
+                study: study.name,
+                got: digest,
+                accepted: accepted.digest,
+            });
+        }
+        let Some(participant) = study.participant(&errand.site).cloned() else {
+            return Err(AgentError::NotAParticipant {
+                study: study.name,
+                site: errand.site,
+            });
+        };
+        let (worker, initial) = Worker::start(make_work, &study, &participant).await?;
+        let participation = match before {
+            Some(accepted) => accepted.participation,
+            None => {
+                leaving::stays(&study, &participant, &initial)?;
+                store.accept(&study, &document, &initial).await?;
+                info!(study = %study.name, digest = %digest, "study accepted");
+                Participation::new(&study)
+            }
+        };
+        Ok(Joined::Agent(Box::new(Self {
+            shared: study.shared_groups(&participant),
+            lengths: study.manifest.group_lengths(),
+            errand,
+            store,
+            peer,
+            study,
+            participant,
+            participation,
+            worker,
+            known: None,
+            delivered: None,
+        })))
+    }
+
+    /// Follows the study to its end.
+    ///
+    /// # Errors
+    /// [`AgentError`]; a new agent on the same store goes on where this one stopped.
+    pub async fn run(mut self) -> Result<Outcome, AgentError> {
+        loop {
+            let asked = Instant::now();
+            if let Some(outcome) = self.step().await? {
+                return Ok(outcome);
+            }
+            // A server that answers at once with nothing new must not keep both sides busy.
+            let quick = asked.elapsed() < SHORTEST_STEP;
+            if quick {
+                tokio::time::sleep(SHORTEST_STEP).await;
+            }
+        }
+    }
+
+    /// Asks for work and does it.
+    async fn step(&mut self) -> Result<Option<Outcome>, AgentError> {
+        let question = Question {
+            study: self.participation.study,
+            sealed: self.participation.sealed.map(attempt_of),
+            known: self.known,
+        };
+        let assignment = self.peer.assignment(&question).await?;
+        let mut participation = self.participation.clone();
+        let effects = participation.assigned(&self.study, &assignment)?;
+        self.known = assignment.plan.as_ref().map(|plan| Attempt {
+            round: plan.round,
+            attempt: plan.attempt,
+        });
+        if participation != self.participation {
+            let fate = effects.iter().find_map(fate);
+            self.store
+                .settle(&self.study.name, &participation, fate)
+                .await?;
+            self.participation = participation;
+        }
+        for effect in effects {
+            match effect {
+                SiteEffect::AdvanceLocalState { round } => info!(round, "round committed"),
+                SiteEffect::RollBack { round, attempt } => {
+                    warn!(round, attempt, "update not used");
+                }
+                SiteEffect::Train(plan) => self.train(&plan).await?,
+                SiteEffect::Upload(sealed) => self.deliver(sealed).await?,
+                SiteEffect::Finish(Ok(model)) => return self.finish(model).await.map(Some),
+                SiteEffect::Finish(Err(reason)) => return Err(AgentError::StudyFailed(reason)),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn train(&mut self, plan: &RoundPlan) -> Result<(), AgentError> {
+        let (round, attempt) = (plan.round, plan.attempt);
+        info!(round, attempt, "round received");
+        let global = self.model(plan.model, round - 1).await?;
+        let own = self
+            .store
+            .local_groups(&self.study.name, self.participation.advanced_to)
+            .await?;
+        let trained = self.worker.train(plan.clone(), global, own.groups).await?;
+        leaving::leaves(&self.study, &self.participant, &trained.update)?;
+        leaving::stays(&self.study, &self.participant, &trained.local)?;
+        let mut participation = self.participation.clone();
+        let digest = trained.update.sha256();
+        let upload = participation.seal(plan, digest);
+        self.store
+            .seal(
+                &self.study.name,
+                &participation,
+                &trained.update,
+                &trained.local,
+            )
+            .await?;
+        self.participation = participation;
+        info!(round, attempt, digest = %digest, "update sealed");
+        if let SiteEffect::Upload(sealed) = upload {
+            self.deliver(sealed).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the sealed update, unless this process has seen it arrive.
+    async fn deliver(&mut self, sealed: Sealed) -> Result<(), AgentError> {
+        if self.delivered == Some(sealed) {
+            return Ok(());
+        }
+        let name = &self.study.name;
+        let (round, attempt) = (sealed.round, sealed.attempt);
+        let update = Arc::new(self.store.sealed_update(name, sealed.digest).await?);
+        // Checked again at the door: what was read back from the disk is what leaves.
+        leaving::leaves(&self.study, &self.participant, &update)?;
+        let (study, site) = (self.participation.study, &self.errand.site);
+        match self
+            .peer
+            .upload(study, site, sealed, Arc::clone(&update))
+            .await
+        {
+            Ok(already_stored) => {
+                if !already_stored {
+                    let up = 4 * update.len() as u64;
+                    self.store.count(name, Traffic { down: 0, up }).await?;
+                }
+                self.delivered = Some(sealed);
+                info!(round, attempt, already_stored, "update uploaded");
+                Ok(())
+            }
+            Err(error) if error.is_too_late() => {
+                // The next answer says what became of the round.
+                warn!(
+                    round,
+                    attempt,
+                    error.code = error.code(),
+                    "update came too late"
+                );
+                self.delivered = Some(sealed);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn finish(&mut self, model: Digest) -> Result<Outcome, AgentError> {
+        let name = self.study.name.clone();
+        let rounds = self.study.schedule.rounds;
+        let global = self.model(model, rounds).await?;
+        let own = self.store.local_groups(&name, rounds).await?;
+        let metrics = self.worker.evaluate(global, own.groups.clone()).await?;
+        let accepted = self.store.accepted(&name).await?;
+        let outcome = Outcome {
+            study: name.clone(),
+            study_sha256: self.participation.study,
+            site: self.errand.site.clone(),
+            final_model_sha256: model,
+            local_groups_sha256: own.groups.sha256(),
+            rounds_used: self.participation.advanced_to,
+            traffic: accepted
+                .map(|accepted| accepted.traffic.into())
+                .unwrap_or_default(),
+            metrics,
+        };
+        outcome.write(&self.errand.metrics_file)?;
+        self.store
+            .finish(&name, model, &outcome.stored_metrics())
+            .await?;
+        info!(study = %name, model = %model, local = %outcome.local_groups_sha256, "study finished");
+        Ok(outcome)
+    }
+
+    /// The shared groups of global model `model`, which committed `round`.
+    async fn model(&mut self, model: Digest, round: u32) -> Result<ModelVector, AgentError> {
+        let name = &self.study.name;
+        if let Some((received, version)) = self.store.received(name).await?
+            && received == model
+        {
+            return Ok(version.groups);
+        }
+        let mut groups = ModelVector::default();
+        for group in &self.shared {
+            // Cannot be absent: a checked study has every group of a participant in its manifest.
+            let length = self.lengths[group];
+            let values = self
+                .peer
+                .group(self.participation.study, model, group, length)
+                .await?;
+            if let Some(position) = values.iter().position(|value| !value.is_finite()) {
+                return Err(AgentError::NotFinite {
+                    group: group.clone(),
+                    position,
+                });
+            }
+            groups.0.insert(group.clone(), values);
+        }
+        let down = 4 * groups.len() as u64;
+        let version = Version { round, groups };
+        self.store.receive(name, model, &version).await?;
+        self.store.count(name, Traffic { down, up: 0 }).await?;
+        Ok(version.groups)
+    }
+}
+
+/// Reads a study document and refuses one that contradicts itself or its name.
+fn read_study(name: &StudyId, document: &[u8]) -> Result<Study, AgentError> {
+    let study: Study =
+        serde_json::from_slice(document).map_err(|error| AgentError::UnreadableStudy {
+            study: name.clone(),
+            problem: error.to_string(),
+        })?;
+    study.check()?;
+    let problem = if &study.name != name {
+        format!("it is the document of study {}", study.name)
+    } else if study.digest() != Digest::of(document) {
+        "its bytes are not in the form that its digest is taken of".to_owned()
+    } else {
+        return Ok(study);
+    };
+    Err(AgentError::UnreadableStudy {
+        study: name.clone(),
+        problem,
+    })
+}
+
+fn attempt_of(sealed: Sealed) -> Attempt {
+    Attempt {
+        round: sealed.round,
+        attempt: sealed.attempt,
+    }
+}
+
+fn fate(effect: &SiteEffect) -> Option<Fate> {
+    match effect {
+        SiteEffect::AdvanceLocalState { round } => Some(Fate::Committed { round: *round }),
+        SiteEffect::RollBack { .. } => Some(Fate::Dropped),
+        _ => None,
+    }
+}
+
+const SHORTEST_STEP: Duration = Duration::from_millis(50);

@@ -1,0 +1,136 @@
+//! A thread of its own for everything that computes, so that the connection stays alive meanwhile.
+
+use std::time::{Duration, Instant};
+
+use consilium_core::{ModelVector, Participant, RoundPlan, Study};
+use tokio::sync::{mpsc, oneshot};
+use tracing::info;
+
+use super::{AgentError, MakeWork};
+use crate::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
+
+/// The handle to that thread. It ends when the handle is dropped and its present job is done.
+pub(super) struct Worker {
+    jobs: mpsc::UnboundedSender<Job>,
+}
+
+/// One job at a time is sent: the agent waits for each answer.
+enum Job {
+    Train {
+        plan: RoundPlan,
+        global: ModelVector,
+        local: ModelVector,
+        answer: oneshot::Sender<Result<Trained, WorkError>>,
+    },
+    Evaluate {
+        global: ModelVector,
+        local: ModelVector,
+        answer: oneshot::Sender<Result<Vec<MetricValue>, WorkError>>,
+    },
+}
+
+impl Worker {
+    /// Starts the thread and makes the work in it; returns the initial local groups.
+    pub(super) async fn start(
+        make_work: MakeWork,
+        study: &Study,
+        participant: &Participant,
+    ) -> Result<(Self, ModelVector), AgentError> {
+        let (jobs, inbox) = mpsc::unbounded_channel();
+        let (ready, made) = oneshot::channel();
+        let (study, participant) = (study.clone(), participant.clone());
+        let body = move || match make_work(&study, &participant) {
+            Ok(work) => {
+                // The agent may have been stopped while the work was made.
+                if ready.send(Ok(work.initial_local())).is_ok() {
+                    serve(work, inbox);
+                }
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        };
+        std::thread::Builder::new()
+            .name("training".into())
+            // Graphs of deep networks are walked recursively.
+            .stack_size(64 << 20)
+            .spawn(body)
+            .map_err(|error| WorkError {
+                code: "threads",
+                message: error.to_string(),
+                hint: "let this account start threads".into(),
+            })?;
+        let initial = made.await.map_err(|_| AgentError::WorkPanicked)??;
+        Ok((Self { jobs }, initial))
+    }
+
+    /// Trains; see [`LocalWork::train`].
+    pub(super) async fn train(
+        &self,
+        plan: RoundPlan,
+        global: ModelVector,
+        local: ModelVector,
+    ) -> Result<Trained, AgentError> {
+        let (answer, result) = oneshot::channel();
+        let job = Job::Train {
+            plan,
+            global,
+            local,
+            answer,
+        };
+        self.jobs.send(job).map_err(|_| AgentError::WorkPanicked)?;
+        Ok(result.await.map_err(|_| AgentError::WorkPanicked)??)
+    }
+
+    /// Evaluates; see [`LocalWork::evaluate`].
+    pub(super) async fn evaluate(
+        &self,
+        global: ModelVector,
+        local: ModelVector,
+    ) -> Result<Vec<MetricValue>, AgentError> {
+        let (answer, result) = oneshot::channel();
+        let job = Job::Evaluate {
+            global,
+            local,
+            answer,
+        };
+        self.jobs.send(job).map_err(|_| AgentError::WorkPanicked)?;
+        Ok(result.await.map_err(|_| AgentError::WorkPanicked)??)
+    }
+}
+
+fn serve(mut work: Box<dyn LocalWork>, mut inbox: mpsc::UnboundedReceiver<Job>) {
+    while let Some(job) = inbox.blocking_recv() {
+        // Nobody listens any more when the agent was stopped: the result is not needed then.
+        match job {
+            Job::Train {
+                plan,
+                global,
+                local,
+                answer,
+            } => {
+                let mut report = reporter(plan.round);
+                let _ = answer.send(work.train(&plan, &global, &local, &mut report));
+            }
+            Job::Evaluate {
+                global,
+                local,
+                answer,
+            } => {
+                let _ = answer.send(work.evaluate(&global, &local));
+            }
+        }
+    }
+}
+
+/// Tells of the first and the last step, and of one a second in between.
+fn reporter(round: u32) -> impl FnMut(Progress) {
+    let mut told: Option<Instant> = None;
+    move |Progress { step, steps }| {
+        let due = told.is_none_or(|at| at.elapsed() >= Duration::from_secs(1));
+        if due || step == steps {
+            told = Some(Instant::now());
+            info!(round, step, steps, "training");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What `consilium-site` does: one function per command.
+
+mod check;
+mod run;
+mod status;
+
+use consilium_certs::{CertificateError, Identity, Role, client_config};
+use consilium_data::{Cohort, Refusal};
+use consilium_ops::OperatorError;
+use rustls::pki_types::ServerName;
+
+pub use check::check;
+pub use run::run;
+pub use status::status;
+
+use crate::config::SiteConfig;
+use crate::transport::ServerAddress;
+
+/// Loads certificate, key and authority; the certificate must be this site's.
+fn identity(config: &SiteConfig) -> Result<rustls::ClientConfig, OperatorError> {
+    let files = &config.identity;
+    let identity = Identity::load(&files.certificate, &files.key, Role::Site)
+        .map_err(|error| refused_certificate(&error).at(files.certificate.display()))?;
+    let holder = identity
+        .peer()
+        .site()
+        .map_err(|error| refused_certificate(&error).at(files.certificate.display()))?;
+    if holder != config.site {
+        return Err(OperatorError::configuration(
+            "certificate_other_site",
+            format!(
+                "the certificate is of site {holder}, the configuration says {}",
+                config.site
+            ),
+            "correct `site`, or use this site's own certificate",
+        )
+        .at(files.certificate.display()));
+    }
+    client_config(identity, &files.authority)
+        .map_err(|error| refused_certificate(&error).at(files.authority.display()))
+}
+
+fn server_address(config: &SiteConfig) -> Result<ServerAddress, OperatorError> {
+    let name = ServerName::try_from(config.server.name.clone()).map_err(|_| {
+        OperatorError::configuration(
+            "config_wrong_value",
+            format!(
+                "server.name {:?} is no host name or address",
+                config.server.name
+            ),
+            "write the name that stands in the server's certificate",
+        )
+    })?;
+    Ok(ServerAddress {
+        address: config.server.address.clone(),
+        name,
+    })
+}
+
+fn cohort(config: &SiteConfig) -> Result<Cohort, OperatorError> {
+    Cohort::read(&config.cohort).map_err(|refusal: Refusal| {
+        OperatorError::configuration(
+            refusal.code(),
+            refusal.to_string(),
+            "correct the cohort; `consilium data check` lists every problem with file and line",
+        )
+        .at(config.cohort.display())
+    })
+}
+
+fn refused_certificate(error: &CertificateError) -> OperatorError {
+    OperatorError::configuration(error.code(), error.to_string(), error.hint())
+}
+
+fn no_runtime(error: &std::io::Error) -> OperatorError {
+    OperatorError::failed(
+        "threads",
+        error.to_string(),
+        "let this account start threads",
+    )
+}

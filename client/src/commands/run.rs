@@ -1,0 +1,157 @@
+//! `consilium-site run`: take part in the study until it ends or somebody stops the program.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::time::Duration;
+
+use consilium_data::Cohort;
+use consilium_models::DeviceChoice;
+use consilium_ops::{ExitCode, Format, OperatorError, logging, output};
+use consilium_store::site::SiteStore;
+use tracing::info;
+
+use super::{cohort, identity, no_runtime, server_address};
+use crate::agent::{Agent, AgentError, Errand, Joined, MakeWork};
+use crate::config::SiteConfig;
+use crate::outcome::Outcome;
+use crate::training::{SiteRecords, SiteTraining};
+use crate::transport::GrpcServer;
+use crate::work::LocalWork;
+
+/// Runs the agent. Everything that is configured is checked before the state folder is touched.
+///
+/// # Errors
+/// [`OperatorError`] with the exit code that says whose matter it is.
+pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), OperatorError> {
+    logging::start();
+    let config = SiteConfig::read(path)?;
+    let identity = identity(&config)?;
+    let address = server_address(&config).map_err(|error| error.at(path.display()))?;
+    let cohort = cohort(&config)?;
+    std::fs::create_dir_all(&config.state)
+        .map_err(|error| OperatorError::file(&config.state, &error))?;
+    // Held until the program ends, however it ends.
+    let _lock = lock(&config.state)?;
+    let patience = Duration::from_secs(config.server.patience.0);
+    let server = GrpcServer::new(address, identity, config.site.clone(), patience);
+    let make_work = work(cohort, config.device);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| no_runtime(&error))?;
+    runtime.block_on(async {
+        let ended = tokio::select! {
+            outcome = follow(&config, server, make_work) => Some(outcome?),
+            stop = stopped() => stop.map(|()| None)?,
+        };
+        let Some(outcome) = ended else { return Ok(()) };
+        output::print(format, &outcome, text);
+        if exit_when_finished {
+            return Ok(());
+        }
+        info!("waiting to be stopped");
+        stopped().await
+    })
+}
+
+async fn follow(
+    config: &SiteConfig,
+    server: GrpcServer,
+    make_work: MakeWork,
+) -> Result<Outcome, AgentError> {
+    let store = SiteStore::open(&config.database()).await?;
+    let errand = Errand {
+        site: config.site.clone(),
+        study: config.study.clone(),
+        metrics_file: config.metrics_file(),
+    };
+    let ended = match Agent::join(errand, store.clone(), server, make_work).await {
+        Ok(Joined::Finished(outcome)) => Ok(outcome),
+        Ok(Joined::Agent(agent)) => agent.run().await,
+        Err(error) => Err(error),
+    };
+    store.close().await;
+    ended
+}
+
+fn work(cohort: Cohort, device: DeviceChoice) -> MakeWork {
+    Box::new(move |study, participant| {
+        let records = SiteRecords::of_parts(&cohort)?;
+        let training = SiteTraining::new(study, participant, &cohort, records, device)?;
+        Ok(Box::new(training) as Box<dyn LocalWork>)
+    })
+}
+
+/// Two agents on one state folder would answer for each other's updates.
+fn lock(state: &Path) -> Result<File, OperatorError> {
+    let path = state.join("agent.lock");
+    let file = File::create(&path).map_err(|error| OperatorError::file(&path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OperatorError::failed(
+            "state_in_use",
+            "another agent is running on this state folder",
+            "stop it first, or give each site a state folder of its own",
+        )
+        .at(state.display())),
+        Err(TryLockError::Error(error)) => Err(OperatorError::file(&path, &error)),
+    }
+}
+
+/// Waits until somebody stops the program: a service manager (a clean end) or the keyboard (exit 130).
+/// Nothing has to be tidied up: what matters is stored.
+#[cfg(unix)]
+async fn stopped() -> Result<(), OperatorError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let no_signals = |error: std::io::Error| {
+        OperatorError::failed(
+            "signals",
+            error.to_string(),
+            "let this account handle signals",
+        )
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    tokio::select! {
+        _ = terminate.recv() => {
+            info!("stopped");
+            Ok(())
+        }
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.map_err(no_signals)?;
+            Err(interruption())
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn stopped() -> Result<(), OperatorError> {
+    let _ = tokio::signal::ctrl_c().await;
+    Err(interruption())
+}
+
+fn interruption() -> OperatorError {
+    OperatorError::new(
+        ExitCode::Interrupted,
+        "interrupted",
+        "stopped from the keyboard",
+        "start again to go on; nothing sealed is lost",
+    )
+}
+
+fn text(outcome: &Outcome) -> String {
+    let mut text = format!(
+        "study {} is finished\n  final model  {}\n  local groups {}\n",
+        outcome.study, outcome.final_model_sha256, outcome.local_groups_sha256
+    );
+    for value in &outcome.metrics {
+        let number = value
+            .value
+            .map_or("undefined".into(), |value| format!("{value:.4}"));
+        text.push_str(&format!(
+            "  {:<11}{:<20}{number}\n",
+            value.split, value.metric
+        ));
+    }
+    text
+}

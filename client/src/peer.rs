@@ -1,0 +1,159 @@
+//! What the agent needs from the aggregation server, without saying how it travels.
+//!
+//! [`Peer`] is implemented over mutual TLS by [`transport`](crate::transport) and in memory by tests. Every
+//! call may be repeated; an implementation repeats it itself while the server is only unreachable.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
+use consilium_ops::{ExitCode, OperatorError};
+use consilium_rounds::{Assignment, Sealed};
+
+/// The aggregation server, as a site sees it.
+pub trait Peer: Send {
+    /// The study document of that name, byte for byte.
+    ///
+    /// # Errors
+    /// [`PeerError`], also for a study that the server does not know.
+    fn study(&mut self, name: &StudyId) -> impl Future<Output = Result<Vec<u8>, PeerError>> + Send;
+
+    /// Work for this site; waits a while for something that differs from `question.known`.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    fn assignment(
+        &mut self,
+        question: &Question,
+    ) -> impl Future<Output = Result<Assignment, PeerError>> + Send;
+
+    /// The `length` values of one group of a committed (or the initial) model, checked against the digest
+    /// that travelled with them.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    fn group(
+        &mut self,
+        study: Digest,
+        model: Digest,
+        group: &GroupName,
+        length: usize,
+    ) -> impl Future<Output = Result<Vec<f32>, PeerError>> + Send;
+
+    /// Delivers a sealed update; returns whether the server had it before.
+    ///
+    /// # Errors
+    /// [`PeerError`]; [`PeerError::is_too_late`] for a round that closed in the meantime.
+    fn upload(
+        &mut self,
+        study: Digest,
+        site: &SiteId,
+        sealed: Sealed,
+        update: Arc<ModelVector>,
+    ) -> impl Future<Output = Result<bool, PeerError>> + Send;
+}
+
+/// What a site says when it asks for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Digest of the study document that the site accepted.
+    pub study: Digest,
+    /// The update whose fate the site does not know.
+    pub sealed: Option<Attempt>,
+    /// The attempt that the site has been told of.
+    pub known: Option<Attempt>,
+}
+
+/// One attempt at one round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The round.
+    pub round: u32,
+    /// The attempt.
+    pub attempt: u32,
+}
+
+/// Why a call did not give what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerError {
+    /// No connection, or no answer in time, for longer than the agent is patient.
+    #[error("the server at {address} was not reachable for {} s: {problem}", waited.as_secs())]
+    Unreachable {
+        /// Where it should be.
+        address: String,
+        /// How long it was tried.
+        waited: Duration,
+        /// What the last attempt ended with.
+        problem: String,
+    },
+    /// One side's certificate was refused by the other. Trying again does not help.
+    #[error("{problem}")]
+    NotAuthenticated {
+        /// Stable code.
+        code: &'static str,
+        /// Where the server should be.
+        address: String,
+        /// What was refused, and by whom.
+        problem: String,
+        /// What to do next.
+        hint: &'static str,
+    },
+    /// The server understood and refused.
+    #[error("the server refused: {message}")]
+    Refused {
+        /// The server's stable code.
+        code: String,
+        /// The server's words.
+        message: String,
+        /// What the server advises.
+        hint: String,
+    },
+    /// The server answered something that the protocol does not allow.
+    #[error("the server's answer breaks the protocol: {0}")]
+    Nonsense(String),
+}
+
+impl PeerError {
+    /// Stable code for logs and documents; a refusal's is the server's.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Unreachable { .. } => "server_unreachable",
+            Self::NotAuthenticated { code, .. } => code,
+            Self::Refused { code, .. } => code,
+            Self::Nonsense(_) => "server_protocol",
+        }
+    }
+
+    /// Whether the update came after its round was closed: bad luck, not a mistake.
+    #[must_use]
+    pub fn is_too_late(&self) -> bool {
+        matches!(self.code(), "update_late" | "update_round_not_open")
+    }
+}
+
+impl From<PeerError> for OperatorError {
+    fn from(error: PeerError) -> Self {
+        let (code, message) = (error.code().to_owned(), error.to_string());
+        match error {
+            PeerError::Unreachable { address, .. } => Self::new(
+                ExitCode::Peer,
+                code,
+                message,
+                "check server.address and the firewall, then start again; nothing is lost",
+            )
+            .at(address),
+            PeerError::NotAuthenticated { address, hint, .. } => {
+                Self::new(ExitCode::Peer, code, message, hint).at(address)
+            }
+            PeerError::Refused { hint, .. } => Self::failed(code, message, hint),
+            PeerError::Nonsense(_) => Self::failed(
+                code,
+                message,
+                "compare the versions of consilium-server and consilium-site",
+            ),
+        }
+    }
+}

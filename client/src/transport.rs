@@ -1,0 +1,407 @@
+//! The aggregation server over mutual TLS 1.3.
+//!
+//! [`GrpcServer`] is a [`Peer`]: it opens one outbound connection, gives every call a time limit, and
+//! repeats a call with growing pauses while the server is only unreachable. A refused certificate or a
+//! refusal by the server ends the call at once.
+
+mod connection;
+mod patience;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use consilium_core::study::PROTOCOL_VERSION;
+use consilium_core::vector::{bytes_to_values, values_to_bytes};
+use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
+use consilium_proto::consortium_client::ConsortiumClient;
+use consilium_proto::upload_message::Message;
+use consilium_proto::{
+    AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GROUP_DIGEST_KEY, GetStudyRequest,
+    GroupChunk, GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UpdateHeader,
+    UploadMessage, assignment_from_wire, digest_to_wire,
+};
+use consilium_rounds::{Assignment, Sealed};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+pub use connection::ServerAddress;
+use connection::{Connector, NotConnected};
+use patience::Patience;
+
+use crate::peer::{Attempt, Peer, PeerError, Question};
+
+/// The aggregation server, over the network.
+pub struct GrpcServer {
+    connector: Connector,
+    site: SiteId,
+    patience: Duration,
+    client: Option<ConsortiumClient<Channel>>,
+}
+
+/// Why one attempt at a call failed.
+enum Failure {
+    /// Trying again may help.
+    Transient(String),
+    /// Trying again does not help.
+    Final(PeerError),
+}
+
+impl GrpcServer {
+    /// A server that is not connected yet. It is given up when it was unreachable for `patience` on end.
+    #[must_use]
+    pub fn new(
+        address: ServerAddress,
+        identity: rustls::ClientConfig,
+        site: SiteId,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            connector: Connector::new(address, identity),
+            site,
+            patience,
+            client: None,
+        }
+    }
+
+    /// The connection, opened when there is none.
+    async fn client(&mut self) -> Result<ConsortiumClient<Channel>, Failure> {
+        if let Some(client) = &self.client {
+            return Ok(client.clone());
+        }
+        let channel = self.connector.connect().await?;
+        let client = ConsortiumClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(self.client.insert(client).clone())
+    }
+
+    /// What a failed call means. A connection that failed is not used again.
+    fn failed(&mut self, status: &Status) -> Failure {
+        if let Some(refused) = Refused::from_status(status) {
+            return Failure::Final(PeerError::Refused {
+                code: refused.code,
+                message: refused.message,
+                hint: refused.hint,
+            });
+        }
+        match status.code() {
+            Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Aborted
+            | Code::Unknown
+            | Code::Internal
+            | Code::Ok => {
+                self.client = None;
+                match self.connector.recorded() {
+                    Some(failure) => failure.into(),
+                    None => Failure::Transient(innermost(status)),
+                }
+            }
+            code => Failure::Final(PeerError::Nonsense(format!(
+                "{code:?}: {}",
+                status.message()
+            ))),
+        }
+    }
+
+    fn took_too_long(&mut self, what: &str, limit: Duration) -> Failure {
+        self.client = None;
+        Failure::Transient(format!("{what} took longer than {} s", limit.as_secs()))
+    }
+
+    /// Waits before the next attempt, or says why there is none.
+    async fn pause(&self, patience: &mut Patience, failure: Failure) -> Result<(), PeerError> {
+        match failure {
+            Failure::Final(error) => Err(error),
+            Failure::Transient(problem) => patience.wait(self.connector.address(), problem).await,
+        }
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::new(self.patience, &self.site)
+    }
+
+    async fn try_study(&mut self, name: &StudyId) -> Result<Vec<u8>, Failure> {
+        let mut client = self.client().await?;
+        let request = GetStudyRequest {
+            protocol_version: PROTOCOL_VERSION,
+            study: name.to_string(),
+        };
+        match timeout(CALL, client.get_study(request)).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner().document),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("fetching the study", CALL)),
+        }
+    }
+
+    async fn try_assignment(&mut self, question: &Question) -> Result<Assignment, Failure> {
+        let mut client = self.client().await?;
+        let request = AwaitAssignmentRequest {
+            study: digest_to_wire(&question.study),
+            sealed: question.sealed.map(attempt_to_wire),
+            known: question.known.map(attempt_to_wire),
+            wait_milliseconds: LONG_POLL.as_millis() as u32,
+        };
+        let limit = LONG_POLL + CALL;
+        match timeout(limit, client.await_assignment(request)).await {
+            Ok(Ok(reply)) => Ok(assignment_from_wire(&reply.into_inner())?),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("waiting for work", limit)),
+        }
+    }
+
+    /// Fetches what is missing in `wanted.values`; what has arrived stays there when the call fails.
+    async fn try_group(&mut self, wanted: &mut Wanted<'_>) -> Result<(), Failure> {
+        let mut client = self.client().await?;
+        let request = DownloadGroupRequest {
+            study: digest_to_wire(&wanted.study),
+            model: digest_to_wire(&wanted.model),
+            group: wanted.group.to_string(),
+            offset: wanted.values.len() as u64,
+        };
+        let reply = match timeout(CALL, client.download_group(request)).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(status)) => return Err(self.failed(&status)),
+            Err(_) => return Err(self.took_too_long("starting a download", CALL)),
+        };
+        // Integrity of the transfer only. That the values are the server's rests on mutual TLS: the model
+        // hash of the plan covers groups that this site does not hold and so cannot be checked here.
+        let digest: Digest = reply
+            .metadata()
+            .get(GROUP_DIGEST_KEY)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| nonsense(format!("group {} came without its digest", wanted.group)))?;
+        let mut chunks = reply.into_inner();
+        loop {
+            match timeout(CALL, chunks.message()).await {
+                Ok(Ok(Some(chunk))) => wanted.take(&chunk.values)?,
+                Ok(Ok(None)) => break,
+                Ok(Err(status)) => return Err(self.failed(&status)),
+                Err(_) => return Err(self.took_too_long("a part of a download", CALL)),
+            }
+        }
+        wanted.complete(digest)
+    }
+
+    async fn try_upload(
+        &mut self,
+        header: &UpdateHeader,
+        update: &Arc<ModelVector>,
+    ) -> Result<bool, Failure> {
+        let mut client = self.client().await?;
+        let first = UploadMessage {
+            message: Some(Message::Header(header.clone())),
+        };
+        let messages = std::iter::once(first).chain(chunks(Arc::clone(update)));
+        let mebibytes = (4 * update.len() as u64) >> 20;
+        let limit = CALL + SLOWEST_MEBIBYTE * u32::try_from(mebibytes).unwrap_or(u32::MAX);
+        match timeout(limit, client.upload_update(tokio_stream::iter(messages))).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner().already_stored),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("the upload", limit)),
+        }
+    }
+}
+
+impl Peer for GrpcServer {
+    async fn study(&mut self, name: &StudyId) -> Result<Vec<u8>, PeerError> {
+        let mut patience = self.patience();
+        loop {
+            match self.try_study(name).await {
+                Ok(document) => return Ok(document),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn assignment(&mut self, question: &Question) -> Result<Assignment, PeerError> {
+        let mut patience = self.patience();
+        loop {
+            match self.try_assignment(question).await {
+                Ok(assignment) => return Ok(assignment),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn group(
+        &mut self,
+        study: Digest,
+        model: Digest,
+        group: &GroupName,
+        length: usize,
+    ) -> Result<Vec<f32>, PeerError> {
+        let mut patience = self.patience();
+        let mut wanted = Wanted {
+            study,
+            model,
+            group,
+            length,
+            values: Vec::new(),
+            damaged: false,
+        };
+        loop {
+            let before = wanted.values.len();
+            match self.try_group(&mut wanted).await {
+                Ok(()) => return Ok(wanted.values),
+                Err(failure) => {
+                    if wanted.values.len() > before {
+                        patience = self.patience();
+                    }
+                    self.pause(&mut patience, failure).await?;
+                }
+            }
+        }
+    }
+
+    async fn upload(
+        &mut self,
+        study: Digest,
+        site: &SiteId,
+        sealed: Sealed,
+        update: Arc<ModelVector>,
+    ) -> Result<bool, PeerError> {
+        let header = UpdateHeader {
+            study: digest_to_wire(&study),
+            round: sealed.round,
+            attempt: sealed.attempt,
+            site: site.to_string(),
+            digest: digest_to_wire(&sealed.digest),
+            groups: update
+                .0
+                .iter()
+                .map(|(group, values)| GroupLength {
+                    group: group.to_string(),
+                    values: values.len() as u64,
+                })
+                .collect(),
+        };
+        let mut patience = self.patience();
+        loop {
+            match self.try_upload(&header, &update).await {
+                Ok(already_stored) => return Ok(already_stored),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+}
+
+/// A group that is being downloaded, with what has arrived of it.
+struct Wanted<'a> {
+    study: Digest,
+    model: Digest,
+    group: &'a GroupName,
+    length: usize,
+    values: Vec<f32>,
+    /// Whether it arrived damaged once.
+    damaged: bool,
+}
+
+impl Wanted<'_> {
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let group = self.group;
+        if bytes.len() > MAX_CHUNK_BYTES || !bytes.len().is_multiple_of(4) {
+            return Err(nonsense(format!(
+                "a chunk of group {group} has {} bytes",
+                bytes.len()
+            )));
+        }
+        if self.values.len() + bytes.len() / 4 > self.length {
+            return Err(nonsense(format!(
+                "group {group} has more than the {} values of the study",
+                self.length
+            )));
+        }
+        self.values.extend(bytes_to_values(bytes));
+        Ok(())
+    }
+
+    fn complete(&mut self, digest: Digest) -> Result<(), Failure> {
+        let group = self.group;
+        if self.values.len() < self.length {
+            return Err(Failure::Transient(format!(
+                "group {group} ended after {} of {} values",
+                self.values.len(),
+                self.length
+            )));
+        }
+        if Digest::of(&values_to_bytes(&self.values)) == digest {
+            return Ok(());
+        }
+        if std::mem::replace(&mut self.damaged, true) {
+            return Err(nonsense(format!(
+                "group {group} does not match its digest, twice"
+            )));
+        }
+        self.values.clear();
+        Err(Failure::Transient(format!("group {group} arrived damaged")))
+    }
+}
+
+/// The chunks of an update, group by group in name order.
+fn chunks(update: Arc<ModelVector>) -> impl Iterator<Item = UploadMessage> + Send {
+    let groups: Vec<GroupName> = update.0.keys().cloned().collect();
+    groups.into_iter().flat_map(move |group| {
+        let update = Arc::clone(&update);
+        let length = update.0[&group].len();
+        (0..length).step_by(CHUNK_VALUES).map(move |offset| {
+            let end = length.min(offset + CHUNK_VALUES);
+            UploadMessage {
+                message: Some(Message::Chunk(GroupChunk {
+                    group: group.to_string(),
+                    offset: offset as u64,
+                    values: values_to_bytes(&update.0[&group][offset..end]),
+                })),
+            }
+        })
+    })
+}
+
+fn attempt_to_wire(attempt: Attempt) -> consilium_proto::Attempt {
+    consilium_proto::Attempt {
+        round: attempt.round,
+        attempt: attempt.attempt,
+    }
+}
+
+fn nonsense(problem: String) -> Failure {
+    Failure::Final(PeerError::Nonsense(problem))
+}
+
+/// The last of the causes: the others say only that a call failed.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+impl From<BadMessage> for Failure {
+    fn from(bad: BadMessage) -> Self {
+        nonsense(bad.to_string())
+    }
+}
+
+impl From<NotConnected> for Failure {
+    fn from(problem: NotConnected) -> Self {
+        match problem {
+            NotConnected::Unreachable(problem) => Self::Transient(problem),
+            NotConnected::NotAuthenticated(error) => Self::Final(error),
+        }
+    }
+}
+
+const CHUNK_VALUES: usize = MAX_CHUNK_BYTES / 4;
+
+/// Longest time for one answer, or one part of a longer one.
+const CALL: Duration = Duration::from_secs(30);
+
+/// Longest time that the server may wait for something new.
+const LONG_POLL: Duration = Duration::from_secs(20);
+
+/// Time for one MiB of an upload at 1 Mbit/s.
+const SLOWEST_MEBIBYTE: Duration = Duration::from_secs(9);

@@ -1,0 +1,242 @@
+//! One connection: TCP, then TLS 1.3 with both certificates, then HTTP/2, and what went wrong on the way.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, CertificateError};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use crate::peer::PeerError;
+
+/// Where the server is, and what its certificate must say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerAddress {
+    /// `host:port`.
+    pub address: String,
+    /// The name in its certificate.
+    pub name: ServerName<'static>,
+}
+
+/// Opens connections to one server.
+pub(super) struct Connector {
+    server: ServerAddress,
+    tls: TlsConnector,
+    /// The last thing that went wrong below HTTP/2, where it can still be told apart.
+    recorded: Recorded,
+}
+
+type Recorded = Arc<Mutex<Option<NotConnected>>>;
+
+/// Why there is no connection.
+pub(super) enum NotConnected {
+    /// Trying again may help.
+    Unreachable(String),
+    /// Trying again does not help.
+    NotAuthenticated(PeerError),
+}
+
+impl Connector {
+    pub(super) fn new(server: ServerAddress, identity: rustls::ClientConfig) -> Self {
+        Self {
+            server,
+            tls: TlsConnector::from(Arc::new(identity)),
+            recorded: Recorded::default(),
+        }
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.server.address
+    }
+
+    /// What went wrong below HTTP/2 since the last call, if anything did.
+    pub(super) fn recorded(&self) -> Option<NotConnected> {
+        lock(&self.recorded).take()
+    }
+
+    /// Opens a connection. In TLS 1.3 the server judges this site's certificate only afterwards: that
+    /// answer comes with the first call, in [`Connector::recorded`].
+    pub(super) async fn connect(&self) -> Result<Channel, NotConnected> {
+        lock(&self.recorded).take();
+        let (server, tls) = (self.server.clone(), self.tls.clone());
+        let recorded = Arc::clone(&self.recorded);
+        let open = service_fn(move |_: Uri| {
+            let (server, tls, recorded) = (server.clone(), tls.clone(), Arc::clone(&recorded));
+            async move {
+                let opened = open(&server, &tls).await;
+                let stream = opened.inspect_err(|error| {
+                    *lock(&recorded) = Some(judge(&server.address, error));
+                })?;
+                Ok::<_, io::Error>(TokioIo::new(Watched {
+                    stream,
+                    address: server.address,
+                    recorded,
+                }))
+            }
+        });
+        // The authority of HTTP/2 requests; where the connection goes is the business of `open`.
+        Endpoint::from_static("http://consilium-server")
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+            .connect_with_connector(open)
+            .await
+            .map_err(|error| {
+                self.recorded()
+                    .unwrap_or_else(|| NotConnected::Unreachable(super::innermost(&error)))
+            })
+    }
+}
+
+async fn open(server: &ServerAddress, tls: &TlsConnector) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(&server.address).await?;
+    tcp.set_nodelay(true)?;
+    tls.connect(server.name.clone(), tcp).await
+}
+
+/// Tells a certificate that was refused from a connection that failed.
+fn judge(address: &str, error: &io::Error) -> NotConnected {
+    let cause = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let refused = |code, problem: String, hint| {
+        NotConnected::NotAuthenticated(PeerError::NotAuthenticated {
+            code,
+            address: address.to_owned(),
+            problem,
+            hint,
+        })
+    };
+    match cause {
+        Some(rustls::Error::AlertReceived(alert)) => match refusal_of(*alert) {
+            Some((reason, hint)) => refused(
+                "certificate_refused",
+                format!("the server refused this site's certificate: {reason}"),
+                hint,
+            ),
+            None => refused(
+                "tls_failed",
+                format!("the server broke off the TLS handshake: {alert:?}"),
+                "compare the versions of consilium-server and consilium-site",
+            ),
+        },
+        Some(rustls::Error::InvalidCertificate(problem)) => refused(
+            "server_certificate_refused",
+            format!(
+                "the server's certificate is not acceptable: {}",
+                problem_of(problem)
+            ),
+            "check server.name and identity.authority; when another authority's certificate arrives, a device on the way opens TLS traffic and needs an exemption for this address",
+        ),
+        Some(rustls::Error::InvalidMessage(_) | rustls::Error::PeerIncompatible(_)) => refused(
+            "tls_failed",
+            format!("what answers at this address is no consilium-server: {error}"),
+            "check server.address and its port",
+        ),
+        _ => NotConnected::Unreachable(error.to_string()),
+    }
+}
+
+/// The alerts by which a server refuses a certificate (RFC 8446, section 6.2).
+fn refusal_of(alert: AlertDescription) -> Option<(&'static str, &'static str)> {
+    const RENEW: &str = "ask the consortium for a new certificate";
+    Some(match alert {
+        AlertDescription::CertificateExpired => ("it has expired", RENEW),
+        AlertDescription::CertificateRevoked => ("it was revoked", RENEW),
+        AlertDescription::UnknownCA => (
+            "it does not know the authority that issued it",
+            "check identity.certificate: it must be issued by this consortium",
+        ),
+        AlertDescription::CertificateRequired => (
+            "none was shown",
+            "check identity.certificate and identity.key",
+        ),
+        AlertDescription::DecryptError => (
+            "its signature or the key does not match",
+            "check that identity.key belongs to identity.certificate",
+        ),
+        AlertDescription::AccessDenied
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnsupportedCertificate => (
+            "it is not acceptable",
+            "check that identity.certificate is a site certificate of this consortium",
+        ),
+        _ => return None,
+    })
+}
+
+fn problem_of(problem: &CertificateError) -> String {
+    match problem {
+        CertificateError::UnknownIssuer => {
+            "another authority issued it than identity.authority".into()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it has expired".into()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet; is this machine's clock right?".into()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("it is for another server ({problem})")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A stream that remembers why reading failed: HTTP/2 passes on only that it did.
+struct Watched {
+    stream: TlsStream<TcpStream>,
+    address: String,
+    recorded: Recorded,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Poll::Ready(Err(error)) = &polled {
+            *lock(&self.recorded) = Some(judge(&self.address, error));
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The lock is held for an assignment only: a poisoned one holds a whole value.
+fn lock(recorded: &Recorded) -> std::sync::MutexGuard<'_, Option<NotConnected>> {
+    recorded.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const CONNECT: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: Duration = Duration::from_secs(20);

@@ -1,0 +1,446 @@
+//! An aggregation server in memory: the real coordination and average, the real messages and TLS, and
+//! faults on demand. It survives the end of its listener, as the real one survives its process.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use consilium_certs::{Identity, Role, server_config};
+use consilium_core::clock::Timestamp;
+use consilium_core::vector::{bytes_to_values, values_to_bytes};
+use consilium_core::{Digest, GroupName, ModelVector, SiteId, Study};
+use consilium_proto::consortium_server::{Consortium, ConsortiumServer};
+use consilium_proto::upload_message::Message;
+use consilium_proto::{
+    AssignmentReply, AwaitAssignmentRequest, DownloadGroupRequest, GROUP_DIGEST_KEY, GetStudyReply,
+    GetStudyRequest, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UploadMessage, UploadReply,
+    ValueChunk, assignment_to_wire, digest_from_wire,
+};
+use consilium_rounds::{Assignment, Coordination, Effect, Event};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{initial, study};
+
+/// What the server is told to do wrong, each counted down.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Downloads whose first value is changed on the way.
+    pub damaged_downloads: u32,
+    /// Downloads that break off after the first chunk.
+    pub broken_downloads: u32,
+    /// Downloads without a digest.
+    pub downloads_without_digest: u32,
+}
+
+/// Everything the server knows, and everything that reached it.
+pub struct ServerState {
+    inner: Mutex<Inner>,
+    version: watch::Sender<u64>,
+}
+
+pub struct Inner {
+    pub study: Study,
+    pub coordination: Coordination,
+    pub models: BTreeMap<Digest, ModelVector>,
+    pub updates: BTreeMap<SiteId, ModelVector>,
+    pub faults: Faults,
+    /// Every header and chunk that arrived: (certificate's site, group of the chunk or announced groups).
+    pub arrived_groups: Vec<(SiteId, GroupName)>,
+    /// Updates that arrived whole, per site, repeated ones included.
+    pub uploads: BTreeMap<SiteId, u32>,
+    /// Every download: (site, group, offset).
+    pub downloads: Vec<(SiteId, String, u64)>,
+}
+
+impl ServerState {
+    pub fn new() -> Arc<Self> {
+        let study = study();
+        let mut coordination = Coordination::new(&study);
+        let started = Event::Started { now: Timestamp(0) };
+        let _ = coordination.handle(&study, started).unwrap();
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                models: BTreeMap::from([(initial().sha256(), initial())]),
+                study,
+                coordination,
+                updates: BTreeMap::new(),
+                faults: Faults::default(),
+                arrived_groups: Vec::new(),
+                uploads: BTreeMap::new(),
+                downloads: Vec::new(),
+            }),
+            version: watch::channel(0).0,
+        })
+    }
+
+    pub fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    /// The deadline of the open round passes.
+    pub fn pass_the_deadline(&self) {
+        {
+            let mut inner = self.inner();
+            let now = inner.coordination.open_plan().unwrap().deadline;
+            inner.take(Event::Clock { now });
+        }
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// The round that is open, or `None` at the end.
+    pub fn open_attempt(&self) -> Option<(u32, u32)> {
+        let inner = self.inner();
+        inner
+            .coordination
+            .open_plan()
+            .map(|plan| (plan.round, plan.attempt))
+    }
+
+    /// Waits until the state is as wanted.
+    pub async fn wait_until(&self, wanted: impl Fn(&Inner) -> bool) {
+        let mut version = self.version.subscribe();
+        loop {
+            if wanted(&self.inner()) {
+                return;
+            }
+            version.changed().await.unwrap();
+        }
+    }
+}
+
+impl Inner {
+    fn take(&mut self, event: Event) {
+        let effects = self.coordination.handle(&self.study, event).unwrap();
+        for effect in effects {
+            match effect {
+                Effect::Aggregate { plan, contributors } => {
+                    let mut updates = self.updates.clone();
+                    updates.retain(|site, _| contributors.contains_key(site));
+                    let global = &self.models[&plan.model];
+                    let next =
+                        consilium_strategies::average(&self.study, global, &updates).unwrap();
+                    let model = next.sha256();
+                    self.models.insert(model, next);
+                    self.take(Event::Aggregated {
+                        round: plan.round,
+                        attempt: plan.attempt,
+                        model,
+                        now: Timestamp(0),
+                    });
+                }
+                Effect::ForgetUpdates { .. } => self.updates.clear(),
+                Effect::Announce(_) | Effect::AnnounceEnd => {}
+            }
+        }
+    }
+}
+
+/// A server that listens, on a runtime of its own so that it can die with all its connections.
+pub struct Running {
+    pub address: String,
+    runtime: Option<Runtime>,
+}
+
+impl Running {
+    /// Ends it in the middle of whatever it does.
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Listens with the certificate `server` in `certs`.
+pub async fn serve(
+    state: Arc<ServerState>,
+    certs: &Path,
+    authority: &Path,
+    address: &str,
+) -> Running {
+    let identity = Identity::load(
+        &certs.join("server.pem"),
+        &certs.join("server.key"),
+        Role::Server,
+    )
+    .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(server_config(identity, authority).unwrap()));
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (accepted, incoming) = mpsc::channel::<io::Result<Stream>>(16);
+    let service = ConsortiumServer::new(Service(state))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    runtime.spawn(async move {
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(ReceiverStream::new(incoming))
+            .await
+    });
+    runtime.spawn(async move {
+        let listener = TcpListener::from_std(listener).unwrap();
+        while let Ok((tcp, _)) = listener.accept().await {
+            if let Ok(stream) = acceptor.accept(tcp).await {
+                let certificates = stream.get_ref().1.peer_certificates().unwrap();
+                let peer = consilium_certs::Peer::of(&certificates[0]).unwrap();
+                let site = peer.site().unwrap();
+                let _ = accepted.send(Ok(Stream { stream, site })).await;
+            }
+        }
+    });
+    Running {
+        address,
+        runtime: Some(runtime),
+    }
+}
+
+/// A connection whose site is known from its certificate.
+struct Stream {
+    stream: TlsStream<TcpStream>,
+    site: SiteId,
+}
+
+impl Connected for Stream {
+    type ConnectInfo = SiteId;
+
+    fn connect_info(&self) -> SiteId {
+        self.site.clone()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+struct Service(Arc<ServerState>);
+
+fn caller<T>(request: &Request<T>) -> SiteId {
+    request.extensions().get::<SiteId>().unwrap().clone()
+}
+
+fn refuse(code: &str, message: &str) -> Status {
+    Refused::new(code, message, "ask the coordinator").into_status()
+}
+
+#[tonic::async_trait]
+impl Consortium for Service {
+    async fn get_study(
+        &self,
+        request: Request<GetStudyRequest>,
+    ) -> Result<Response<GetStudyReply>, Status> {
+        let inner = self.0.inner();
+        if request.get_ref().study != inner.study.name.as_str() {
+            return Err(refuse("study_unknown", "there is no such study here"));
+        }
+        let document = serde_json::to_vec(&inner.study).unwrap();
+        Ok(Response::new(GetStudyReply { document }))
+    }
+
+    async fn await_assignment(
+        &self,
+        request: Request<AwaitAssignmentRequest>,
+    ) -> Result<Response<AssignmentReply>, Status> {
+        let site = caller(&request);
+        let request = request.into_inner();
+        let mut version = self.0.version.subscribe();
+        let wait = Duration::from_millis(request.wait_milliseconds.into());
+        let end = tokio::time::Instant::now() + wait;
+        loop {
+            let assignment = {
+                let inner = self.0.inner();
+                let coordination = &inner.coordination;
+                Assignment {
+                    sealed_was_used: request.sealed.as_ref().and_then(|sealed| {
+                        coordination.sealed_was_used(&site, sealed.round, sealed.attempt)
+                    }),
+                    plan: coordination.open_plan().cloned(),
+                    end: coordination.end(),
+                }
+            };
+            let known = request
+                .known
+                .as_ref()
+                .map(|known| (known.round, known.attempt));
+            let open = assignment
+                .plan
+                .as_ref()
+                .map(|plan| (plan.round, plan.attempt));
+            let new = assignment.sealed_was_used.is_some()
+                || assignment.end.is_some()
+                || open.is_some() && open != known;
+            if new
+                || tokio::time::timeout_at(end, version.changed())
+                    .await
+                    .is_err()
+            {
+                return Ok(Response::new(assignment_to_wire(&assignment)));
+            }
+        }
+    }
+
+    type DownloadGroupStream = ReceiverStream<Result<ValueChunk, Status>>;
+
+    async fn download_group(
+        &self,
+        request: Request<DownloadGroupRequest>,
+    ) -> Result<Response<Self::DownloadGroupStream>, Status> {
+        let site = caller(&request);
+        let request = request.into_inner();
+        let (whole, faults) = {
+            let mut inner = self.0.inner();
+            inner
+                .downloads
+                .push((site, request.group.clone(), request.offset));
+            let model = digest_from_wire(&request.model, "model").unwrap();
+            let group: GroupName = request.group.parse().unwrap();
+            let whole = values_to_bytes(&inner.models[&model].0[&group]);
+            let now = inner.faults.clone();
+            let faults = &mut inner.faults;
+            faults.damaged_downloads = faults.damaged_downloads.saturating_sub(1);
+            faults.broken_downloads = faults.broken_downloads.saturating_sub(1);
+            faults.downloads_without_digest = faults.downloads_without_digest.saturating_sub(1);
+            (whole, now)
+        };
+        let digest = Digest::of(&whole);
+        let mut bytes = whole[4 * request.offset as usize..].to_vec();
+        if faults.damaged_downloads > 0 {
+            bytes[0] ^= 1;
+        }
+        let (sender, chunks) = mpsc::channel(2);
+        tokio::spawn(async move {
+            for chunk in bytes.chunks(MAX_CHUNK_BYTES) {
+                let values = chunk.to_vec();
+                if sender.send(Ok(ValueChunk { values })).await.is_err() {
+                    return;
+                }
+                if faults.broken_downloads > 0 {
+                    let _ = sender.send(Err(Status::unavailable("broken off"))).await;
+                    return;
+                }
+            }
+        });
+        let mut response = Response::new(ReceiverStream::new(chunks));
+        if faults.downloads_without_digest == 0 {
+            let digest = digest.to_string().parse().unwrap();
+            response.metadata_mut().insert(GROUP_DIGEST_KEY, digest);
+        }
+        Ok(response)
+    }
+
+    async fn upload_update(
+        &self,
+        request: Request<Streaming<UploadMessage>>,
+    ) -> Result<Response<UploadReply>, Status> {
+        let site = caller(&request);
+        let mut messages = request.into_inner();
+        let Some(Message::Header(header)) =
+            messages.message().await?.and_then(|first| first.message)
+        else {
+            return Err(refuse("update_without_header", "the header comes first"));
+        };
+        let (round, attempt) = (header.round, header.attempt);
+        let digest = digest_from_wire(&header.digest, "digest").unwrap();
+        let announced = header
+            .groups
+            .iter()
+            .map(|group| group.group.parse().unwrap());
+        let admitted = {
+            let mut inner = self.0.inner();
+            inner
+                .arrived_groups
+                .extend(announced.map(|group| (site.clone(), group)));
+            inner
+                .coordination
+                .admits(&inner.study, &site, round, attempt, digest)
+        };
+        let already_stored =
+            !admitted.map_err(|reject| refuse(reject.code(), &reject.to_string()))?;
+        if already_stored {
+            return Ok(Response::new(UploadReply { already_stored }));
+        }
+        let mut update = ModelVector::default();
+        while let Some(message) = messages.message().await? {
+            let Some(Message::Chunk(chunk)) = message.message else {
+                return Err(refuse("update_second_header", "one header only"));
+            };
+            assert!(chunk.values.len() <= MAX_CHUNK_BYTES);
+            let group: GroupName = chunk.group.parse().unwrap();
+            self.0
+                .inner()
+                .arrived_groups
+                .push((site.clone(), group.clone()));
+            let values = update.0.entry(group).or_default();
+            assert_eq!(chunk.offset, values.len() as u64);
+            values.extend(bytes_to_values(&chunk.values));
+        }
+        assert_eq!(update.sha256(), digest);
+        {
+            let mut inner = self.0.inner();
+            *inner.uploads.entry(site.clone()).or_default() += 1;
+            let admitted = inner
+                .coordination
+                .admits(&inner.study, &site, round, attempt, digest);
+            if !admitted.map_err(|reject| refuse(reject.code(), &reject.to_string()))? {
+                return Ok(Response::new(UploadReply {
+                    already_stored: true,
+                }));
+            }
+            inner.updates.insert(site.clone(), update);
+            inner.take(Event::UpdateStored {
+                site,
+                round,
+                attempt,
+                digest,
+            });
+        }
+        self.0.version.send_modify(|version| *version += 1);
+        Ok(Response::new(UploadReply { already_stored }))
+    }
+}

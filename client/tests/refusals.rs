@@ -1,0 +1,305 @@
+//! What an agent refuses, and what it says when it is refused.
+
+mod consortium;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use consilium_certs::{Authority, Validity};
+use consilium_core::{ModelVector, RoundPlan};
+use consilium_ops::{ExitCode, OperatorError};
+use consilium_site::agent::{AgentError, MakeWork};
+use consilium_site::peer::Peer as _;
+use consilium_site::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
+use consortium::{Consortium, ServerState, Toy, careless_peer, peer, site, study};
+
+/// What the agent of site `a` ends with.
+async fn ends_with(consortium: &Consortium, address: &str, work: MakeWork) -> AgentError {
+    let peer = consortium.peer("a", address);
+    consortium.run("a", peer, work).await.unwrap_err()
+}
+
+fn exit_of(error: AgentError) -> ExitCode {
+    OperatorError::from(error).exit
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_study_that_changed_under_its_name_is_refused() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(Arc::clone(&state)).await;
+    let accepted = async {
+        tokio::select! {
+            _ = consortium.run("a", consortium.peer("a", &server.address), Toy::make()) => {}
+            () = state.wait_until(|inner| !inner.updates.is_empty()) => {}
+        }
+    };
+    accepted.await;
+    state.inner().study.schedule.rounds += 1;
+    let error = ends_with(&consortium, &server.address, Toy::make()).await;
+    assert_eq!(error.code(), "study_changed");
+    assert_eq!(exit_of(error), ExitCode::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_study_that_contradicts_itself_or_lacks_this_site_is_refused() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(Arc::clone(&state)).await;
+    state.inner().study.aggregation.minimum_holders = 1;
+    let error = ends_with(&consortium, &server.address, Toy::make()).await;
+    assert_eq!(error.code(), "study_minimum_holders");
+    let mut other = study();
+    other.aggregation.minimum_holders = 2;
+    other.sites.remove(0);
+    state.inner().study = other;
+    let error = ends_with(&consortium, &server.address, Toy::make()).await;
+    assert_eq!(error.code(), "study_without_this_site");
+    assert_eq!(exit_of(error), ExitCode::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_refusal_is_shown_with_its_code_and_hint() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(state).await;
+    let mut peer = consortium.peer("a", &server.address);
+    let error = peer.study(&"other".parse().unwrap()).await.unwrap_err();
+    let shown = OperatorError::from(error);
+    assert_eq!(
+        (shown.code.as_str(), shown.hint.as_str(), shown.exit),
+        ("study_unknown", "ask the coordinator", ExitCode::Failed)
+    );
+}
+
+/// Work that puts a group into its update that must stay.
+struct Leaking(Toy);
+
+impl LocalWork for Leaking {
+    fn train(
+        &mut self,
+        plan: &RoundPlan,
+        global: &ModelVector,
+        local: &ModelVector,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Trained, WorkError> {
+        let mut trained = self.0.train(plan, global, local, progress)?;
+        trained.update.extend(local);
+        Ok(trained)
+    }
+
+    fn evaluate(
+        &mut self,
+        global: &ModelVector,
+        local: &ModelVector,
+    ) -> Result<Vec<MetricValue>, WorkError> {
+        self.0.evaluate(global, local)
+    }
+
+    fn initial_local(&self) -> ModelVector {
+        self.0.initial_local()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_must_stay_does_not_leave_even_if_training_hands_it_out() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(Arc::clone(&state)).await;
+    let leaking: MakeWork = Box::new(|study, participant| {
+        Ok(Box::new(Leaking(Toy::new(study, participant))) as Box<dyn LocalWork>)
+    });
+    let error = ends_with(&consortium, &server.address, leaking).await;
+    assert_eq!(error.code(), "group_must_stay");
+    assert_eq!(exit_of(error), ExitCode::Refused);
+    assert_eq!(state.inner().arrived_groups, []);
+}
+
+/// Work that diverges.
+struct Diverging(Toy);
+
+impl LocalWork for Diverging {
+    fn train(
+        &mut self,
+        plan: &RoundPlan,
+        global: &ModelVector,
+        local: &ModelVector,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Trained, WorkError> {
+        let mut trained = self.0.train(plan, global, local, progress)?;
+        if let Some(values) = trained.update.0.values_mut().next() {
+            values[1] = f32::NAN;
+        }
+        Ok(trained)
+    }
+
+    fn evaluate(
+        &mut self,
+        global: &ModelVector,
+        local: &ModelVector,
+    ) -> Result<Vec<MetricValue>, WorkError> {
+        self.0.evaluate(global, local)
+    }
+
+    fn initial_local(&self) -> ModelVector {
+        self.0.initial_local()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_is_not_a_number_is_neither_sealed_nor_sent() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(Arc::clone(&state)).await;
+    let diverging: MakeWork = Box::new(|study, participant| {
+        Ok(Box::new(Diverging(Toy::new(study, participant))) as Box<dyn LocalWork>)
+    });
+    let error = ends_with(&consortium, &server.address, diverging).await;
+    assert!(error.to_string().contains("head/t"), "{error}");
+    assert_eq!(exit_of(error), ExitCode::Failed);
+    assert_eq!(state.inner().arrived_groups, []);
+    let store = consortium.store("a").await;
+    let accepted = store.accepted(&"toy".parse().unwrap()).await.unwrap();
+    assert_eq!(accepted.unwrap().participation.sealed, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn training_that_panics_ends_the_agent_as_our_bug() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(state).await;
+    let panicking: MakeWork = Box::new(|_, _| panic!("on purpose"));
+    let error = ends_with(&consortium, &server.address, panicking).await;
+    assert_eq!(error.code(), "work_panicked");
+    assert_eq!(exit_of(error), ExitCode::Internal);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_download_is_fetched_again_and_twice_damaged_refused() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(Arc::clone(&state)).await;
+    let mut peer = consortium.peer("a", &server.address);
+    let initial = consortium::initial();
+    let (study, model) = (study().digest(), initial.sha256());
+    let (group, values) = initial.0.first_key_value().unwrap();
+    state.inner().faults.damaged_downloads = 1;
+    let got = peer.group(study, model, group, values.len()).await.unwrap();
+    assert_eq!(&got, values);
+    state.inner().faults.damaged_downloads = 2;
+    let error = peer
+        .group(study, model, group, values.len())
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), "server_protocol");
+    state.inner().faults.downloads_without_digest = 1;
+    let error = peer
+        .group(study, model, group, values.len())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("without its digest"), "{error}");
+    // More values than the study says.
+    let error = peer
+        .group(study, model, group, values.len() - 1)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), "server_protocol");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_answers_is_given_up_with_exit_code_4() {
+    let consortium = Consortium::new();
+    let authority = consortium.authority.certificate();
+    // Nobody listens on a port that was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let patience = Duration::from_millis(600);
+    let mut peer = peer(
+        "a",
+        &free.to_string(),
+        &consortium.certs(),
+        &authority,
+        patience,
+    );
+    let error = peer.study(&"toy".parse().unwrap()).await.unwrap_err();
+    assert_eq!(error.code(), "server_unreachable");
+    assert_eq!(OperatorError::from(error).exit, ExitCode::Peer);
+}
+
+/// Code and message of the refusal, which comes at once and ends with exit code 4.
+async fn refused(mut peer: consilium_site::transport::GrpcServer) -> (String, String) {
+    let asked = tokio::time::timeout(Duration::from_secs(10), async {
+        peer.study(&"toy".parse().unwrap()).await.unwrap_err()
+    });
+    let shown = OperatorError::from(asked.await.expect("a refusal comes at once"));
+    assert_eq!(shown.exit, ExitCode::Peer, "{shown}");
+    assert!(!shown.hint.is_empty());
+    (shown.code, shown.message)
+}
+
+fn other_authority(folder: &Path) -> Authority {
+    Authority::create(&folder.join("other"), "other").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_another_authority_is_refused_by_the_server() {
+    let consortium = Consortium::new();
+    let server = consortium.serve(ServerState::new()).await;
+    let certs = consortium.folder.path().join("other-certs");
+    other_authority(consortium.folder.path())
+        .issue_site(&site("a"), &certs)
+        .unwrap();
+    let authority = consortium.authority.certificate();
+    let (code, message) = refused(careless_peer("a", &server.address, &certs, &authority)).await;
+    assert_eq!(code, "certificate_refused", "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_certificate_is_refused_by_the_server() {
+    let consortium = Consortium::new();
+    let server = consortium.serve(ServerState::new()).await;
+    let certs = consortium.folder.path().join("old-certs");
+    let expired = Validity::days(-1);
+    consortium
+        .authority
+        .issue_site_for(&site("a"), &certs, expired)
+        .unwrap();
+    let authority = consortium.authority.certificate();
+    let (code, message) = refused(careless_peer("a", &server.address, &certs, &authority)).await;
+    assert_eq!(code, "certificate_refused", "{message}");
+    assert!(message.contains("expired"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_authority_is_refused_by_the_site() {
+    let consortium = Consortium::new();
+    let server = consortium.serve(ServerState::new()).await;
+    let other = other_authority(consortium.folder.path()).certificate();
+    let (code, message) = refused(careless_peer(
+        "a",
+        &server.address,
+        &consortium.certs(),
+        &other,
+    ))
+    .await;
+    assert_eq!(code, "server_certificate_refused");
+    assert!(message.contains("another authority"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn something_that_does_not_speak_tls_is_refused_by_the_site() {
+    let consortium = Consortium::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt as _;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let authority = consortium.authority.certificate();
+    let (code, _) = refused(careless_peer(
+        "a",
+        &address,
+        &consortium.certs(),
+        &authority,
+    ))
+    .await;
+    assert_eq!(code, "tls_failed");
+}
