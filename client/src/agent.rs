@@ -19,8 +19,7 @@ use consilium_core::{
     Digest, GroupName, ModelVector, Participant, RoundPlan, SiteId, Study, StudyId,
 };
 use consilium_rounds::{Participation, Sealed, SiteEffect};
-use consilium_store::site::{Fate, SiteStore, Traffic, Version};
-use tokio::time::Instant;
+use consilium_store::site::{Fate, SiteStore, Version};
 use tracing::{info, warn};
 
 pub use error::AgentError;
@@ -139,20 +138,17 @@ impl<P: Peer> Agent<P> {
     /// [`AgentError`]; a new agent on the same store goes on where this one stopped.
     pub async fn run(mut self) -> Result<Outcome, AgentError> {
         loop {
-            let asked = Instant::now();
-            if let Some(outcome) = self.step().await? {
-                return Ok(outcome);
-            }
-            // A server that answers at once with nothing new must not keep both sides busy.
-            let quick = asked.elapsed() < SHORTEST_STEP;
-            if quick {
-                tokio::time::sleep(SHORTEST_STEP).await;
+            match self.step().await? {
+                Step::Finished(outcome) => return Ok(*outcome),
+                Step::Worked => {}
+                // A server that answers at once with nothing new must not keep both sides busy.
+                Step::Idle => tokio::time::sleep(IDLE_PAUSE).await,
             }
         }
     }
 
     /// Asks for work and does it.
-    async fn step(&mut self) -> Result<Option<Outcome>, AgentError> {
+    async fn step(&mut self) -> Result<Step, AgentError> {
         let question = Question {
             study: self.participation.study,
             sealed: self.participation.sealed.map(attempt_of),
@@ -165,12 +161,14 @@ impl<P: Peer> Agent<P> {
             round: plan.round,
             attempt: plan.attempt,
         });
+        let mut step = Step::Idle;
         if participation != self.participation {
             let fate = effects.iter().find_map(fate);
             self.store
                 .settle(&self.study.name, &participation, fate)
                 .await?;
             self.participation = participation;
+            step = Step::Worked;
         }
         for effect in effects {
             match effect {
@@ -178,13 +176,18 @@ impl<P: Peer> Agent<P> {
                 SiteEffect::RollBack { round, attempt } => {
                     warn!(round, attempt, "update not used");
                 }
-                SiteEffect::Train(plan) => self.train(&plan).await?,
+                SiteEffect::Train(plan) => {
+                    self.train(&plan).await?;
+                    step = Step::Worked;
+                }
                 SiteEffect::Upload(sealed) => self.deliver(sealed).await?,
-                SiteEffect::Finish(Ok(model)) => return self.finish(model).await.map(Some),
+                SiteEffect::Finish(Ok(model)) => {
+                    return Ok(Step::Finished(Box::new(self.finish(model).await?)));
+                }
                 SiteEffect::Finish(Err(reason)) => return Err(AgentError::StudyFailed(reason)),
             }
         }
-        Ok(None)
+        Ok(step)
     }
 
     async fn train(&mut self, plan: &RoundPlan) -> Result<(), AgentError> {
@@ -235,8 +238,8 @@ impl<P: Peer> Agent<P> {
         {
             Ok(already_stored) => {
                 if !already_stored {
-                    let up = 4 * update.len() as u64;
-                    self.store.count(name, Traffic { down: 0, up }).await?;
+                    let bytes = 4 * update.len() as u64;
+                    self.store.count_delivered(name, bytes).await?;
                 }
                 self.delivered = Some(sealed);
                 info!(round, attempt, already_stored, "update uploaded");
@@ -308,10 +311,8 @@ impl<P: Peer> Agent<P> {
             }
             groups.0.insert(group.clone(), values);
         }
-        let down = 4 * groups.len() as u64;
         let version = Version { round, groups };
         self.store.receive(name, model, &version).await?;
-        self.store.count(name, Traffic { down, up: 0 }).await?;
         Ok(version.groups)
     }
 }
@@ -352,4 +353,14 @@ fn fate(effect: &SiteEffect) -> Option<Fate> {
     }
 }
 
-const SHORTEST_STEP: Duration = Duration::from_millis(50);
+/// What came of one answer of the server.
+enum Step {
+    /// Nothing new.
+    Idle,
+    /// The site stands somewhere else now.
+    Worked,
+    /// The study is over.
+    Finished(Box<Outcome>),
+}
+
+const IDLE_PAUSE: Duration = Duration::from_millis(50);

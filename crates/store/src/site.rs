@@ -351,7 +351,7 @@ impl SiteStore {
     }
 
     /// Keeps the shared groups of global model `model`, which committed round `version.round`, in place of
-    /// those received before.
+    /// those received before, and counts their bytes.
     ///
     /// # Errors
     /// What the database says; then those received before are still there.
@@ -376,6 +376,12 @@ impl SiteStore {
             .await
             .map_err(self.failed())?;
         }
+        sqlx::query("UPDATE study SET bytes_down = bytes_down + ? WHERE name = ?")
+            .bind(4 * version.groups.len() as i64)
+            .bind(study.as_str())
+            .execute(&mut *transaction)
+            .await
+            .map_err(self.failed())?;
         self.commit(transaction).await
     }
 
@@ -398,21 +404,17 @@ impl SiteStore {
         Ok(Some((model, self.version(&rows)?)))
     }
 
-    /// Counts transferred bytes.
+    /// Counts bytes of values that the server has confirmed.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn count(&self, study: &StudyId, traffic: Traffic) -> Result<()> {
-        let bytes = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        sqlx::query(
-            "UPDATE study SET bytes_down = bytes_down + ?, bytes_up = bytes_up + ? WHERE name = ?",
-        )
-        .bind(bytes(traffic.down))
-        .bind(bytes(traffic.up))
-        .bind(study.as_str())
-        .execute(&self.pool)
-        .await
-        .map_err(self.failed())?;
+    pub async fn count_delivered(&self, study: &StudyId, bytes: u64) -> Result<()> {
+        sqlx::query("UPDATE study SET bytes_up = bytes_up + ? WHERE name = ?")
+            .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+            .bind(study.as_str())
+            .execute(&self.pool)
+            .await
+            .map_err(self.failed())?;
         Ok(())
     }
 

@@ -206,16 +206,14 @@ async fn a_finished_study_keeps_its_metrics_and_its_traffic() {
     for _ in 0..2 {
         opened.store.finish(&name, model, &metrics).await.unwrap();
     }
-    opened
-        .store
-        .count(&name, Traffic { down: 8, up: 0 })
-        .await
-        .unwrap();
-    opened
-        .store
-        .count(&name, Traffic { down: 8, up: 4 })
-        .await
-        .unwrap();
+    let version = Version {
+        round: 9,
+        groups: groups("trunk", &[1.0, 2.0]),
+    };
+    for _ in 0..2 {
+        opened.store.receive(&name, model, &version).await.unwrap();
+    }
+    opened.store.count_delivered(&name, 4).await.unwrap();
     assert_eq!(opened.store.metrics(&name).await.unwrap(), metrics);
     let accepted = opened.store.accepted(&name).await.unwrap().unwrap();
     assert_eq!(accepted.final_model, Some(model));
