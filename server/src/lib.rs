@@ -1,1 +1,13 @@
-//! Aggregation server: gRPC, rounds, storage, certificates.
+//! The aggregation server: one study, one port, mutual TLS. It adds vectors and never reads records.
+//!
+//! * [`config`]: the one configuration file.
+//! * [`consortium`]: the dull shell around the study's state machine: load, handle, store, carry out.
+//! * [`aggregate`]: sums updates chunk by chunk from files.
+//! * [`service`]: the gRPC calls, each checked against the caller's certificate.
+//! * [`listen`]: TLS, time limits, start and stop.
+
+pub mod aggregate;
+pub mod config;
+pub mod consortium;
+pub mod listen;
+pub mod service;

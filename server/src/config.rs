@@ -1,0 +1,121 @@
+//! The server's configuration: one TOML file, read and checked before a port is opened.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use consilium_core::{ModelVector, Study};
+use consilium_ops::OperatorError;
+use consilium_ops::config::read_toml;
+use serde::Deserialize;
+
+/// What `consilium-server` is told in its file. Relative paths start at the folder of that file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Address and port to listen on.
+    #[serde(default = "localhost")]
+    pub listen: SocketAddr,
+    /// Folder for the database, models and updates. Made when it is not there.
+    pub state: PathBuf,
+    /// The study document, as `consilium study prepare` writes it.
+    pub study: PathBuf,
+    /// Initial values of the federated groups, safetensors.
+    pub initial_model: PathBuf,
+    /// Who this server is, and whom it trusts.
+    pub identity: IdentityConfig,
+}
+
+/// Who this server is, and whom it trusts. Paths, never the secrets themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityConfig {
+    /// The server's certificate, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM, readable by this account only.
+    pub key: PathBuf,
+    /// The consortium's certificate, PEM; only sites it signed are accepted.
+    pub authority: PathBuf,
+}
+
+fn localhost() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 7443))
+}
+
+impl ServerConfig {
+    /// Reads the file and completes its paths.
+    ///
+    /// # Errors
+    /// [`OperatorError`] with exit code 3, file, line and column.
+    pub fn read(path: &Path) -> Result<Self, OperatorError> {
+        let mut config: Self = read_toml(path)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for entry in [
+            &mut config.state,
+            &mut config.study,
+            &mut config.initial_model,
+            &mut config.identity.certificate,
+            &mut config.identity.key,
+            &mut config.identity.authority,
+        ] {
+            *entry = folder.join(&*entry);
+        }
+        Ok(config)
+    }
+
+    /// Reads and checks the study document.
+    ///
+    /// # Errors
+    /// [`OperatorError`] with exit code 3.
+    pub fn read_study(&self) -> Result<Study, OperatorError> {
+        let bytes = read(&self.study)?;
+        let study: Study = serde_json::from_slice(&bytes).map_err(|error| {
+            OperatorError::configuration(
+                "study_unreadable",
+                error.to_string(),
+                "write it with `consilium study prepare`",
+            )
+            .at(self.study.display())
+        })?;
+        study.check().map_err(|error| {
+            OperatorError::configuration(
+                error.code(),
+                error.to_string(),
+                "correct the scenario and prepare the study again",
+            )
+            .at(self.study.display())
+        })?;
+        Ok(study)
+    }
+
+    /// Reads the initial values of the federated groups and checks them against the study.
+    ///
+    /// # Errors
+    /// [`OperatorError`] with exit code 3.
+    pub fn read_initial_model(&self, study: &Study) -> Result<ModelVector, OperatorError> {
+        let bytes = read(&self.initial_model)?;
+        let groups = study.federated_groups();
+        let refuse = |code: &str, message: String| {
+            OperatorError::configuration(code, message, "use the two files of one `study prepare`")
+                .at(self.initial_model.display())
+        };
+        let model = ModelVector::from_safetensors(&bytes, &study.manifest, &groups)
+            .map_err(|error| refuse(error.code(), error.to_string()))?;
+        if model.sha256() != study.initial_model_sha256 {
+            let message = format!(
+                "the values have SHA-256 {}, the study says {}",
+                model.sha256(),
+                study.initial_model_sha256
+            );
+            return Err(refuse("model_hash_mismatch", message));
+        }
+        Ok(model)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, OperatorError> {
+    std::fs::read(path).map_err(|error| {
+        let mut error = OperatorError::file(path, &error);
+        error.exit = consilium_ops::ExitCode::Configuration;
+        error
+    })
+}

@@ -1,0 +1,306 @@
+//! The shell around the study's state machine: load, handle, store, carry out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use consilium_core::clock::Clock;
+use consilium_core::vector::values_to_bytes;
+use consilium_core::{Digest, GroupName, ModelVector, Participant, SiteId, Study};
+use consilium_proto::Refused;
+use consilium_rounds::{Assignment, Coordination, Effect, Event};
+use consilium_store::server::{Blobs, ServerStore, ServerStoreError};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Mutex, watch};
+
+use crate::aggregate::{self, CHUNK};
+
+/// A running study.
+pub struct Consortium {
+    study: Study,
+    /// The document, byte for byte as every site accepts it.
+    document: Vec<u8>,
+    store: ServerStore,
+    blobs: Blobs,
+    clock: Arc<dyn Clock>,
+    coordination: Mutex<Coordination>,
+    /// Counts changes of the state; waiting calls look at it.
+    changes: watch::Sender<u64>,
+    /// Sites that have everything they need from the finished study.
+    served: Mutex<BTreeMap<SiteId, BTreeSet<GroupName>>>,
+    /// All sites are served.
+    finished: watch::Sender<bool>,
+}
+
+impl Consortium {
+    /// Opens the state, starts the study when it is new, and takes up again what a killed process left.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`].
+    pub async fn open(
+        study: Study,
+        initial: &ModelVector,
+        store: ServerStore,
+        blobs: Blobs,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, ServerStoreError> {
+        let coordination = store.load_or_create(&study).await?;
+        if !blobs.contains(&study.initial_model_sha256) && coordination.committed_rounds() == 0 {
+            let mut writer = blobs.create()?;
+            for values in initial.0.values() {
+                writer.append(values)?;
+            }
+            writer.finish()?;
+        }
+        let effects = coordination.resume();
+        let consortium = Arc::new(Self {
+            document: serde_json::to_vec(&study).unwrap_or_default(),
+            study,
+            store,
+            blobs,
+            clock,
+            coordination: Mutex::new(coordination),
+            changes: watch::Sender::new(0),
+            served: Mutex::default(),
+            finished: watch::Sender::new(false),
+        });
+        consortium.carry_out(effects);
+        let now = consortium.clock.now();
+        consortium.take(Event::Started { now }).await?;
+        Ok(consortium)
+    }
+
+    /// The study.
+    #[must_use]
+    pub fn study(&self) -> &Study {
+        &self.study
+    }
+
+    /// The study document.
+    #[must_use]
+    pub fn document(&self) -> &[u8] {
+        &self.document
+    }
+
+    /// Models and updates.
+    #[must_use]
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// Where the study stands.
+    pub async fn coordination(&self) -> Coordination {
+        self.coordination.lock().await.clone()
+    }
+
+    /// Changes of the state, for calls that wait.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Becomes true when every site has what it needs from the finished study.
+    #[must_use]
+    pub fn finished(&self) -> watch::Receiver<bool> {
+        self.finished.subscribe()
+    }
+
+    /// What a site is told now.
+    pub async fn assignment(&self, site: &SiteId, sealed: Option<(u32, u32)>) -> Assignment {
+        let coordination = self.coordination.lock().await;
+        Assignment {
+            sealed_was_used: sealed
+                .and_then(|(round, attempt)| coordination.sealed_was_used(site, round, attempt)),
+            plan: coordination.open_plan().cloned(),
+            end: coordination.end(),
+        }
+    }
+
+    /// Takes an event: the new state is stored before its effects are carried out.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`]; then the former state stands.
+    pub async fn take(self: &Arc<Self>, event: Event) -> Result<(), ServerStoreError> {
+        let mut coordination = self.coordination.lock().await;
+        let mut next = coordination.clone();
+        let effects = match next.handle(&self.study, event) {
+            Ok(effects) => effects,
+            Err(unexpected) => {
+                tracing::warn!(%unexpected, "event ignored");
+                return Ok(());
+            }
+        };
+        if next == *coordination {
+            return Ok(());
+        }
+        self.store.save(&next).await?;
+        for record in &next.closed[coordination.closed.len()..] {
+            let contributors = record.received.len();
+            let (round, attempt, missing) = (record.round, record.attempt, record.missing.len());
+            let outcome = serde_json::to_string(&record.outcome).unwrap_or_default();
+            tracing::info!(
+                round,
+                attempt,
+                contributors,
+                missing,
+                outcome,
+                "round closed"
+            );
+        }
+        *coordination = next;
+        drop(coordination);
+        self.carry_out(effects);
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Looks at the clock until the study has ended.
+    pub async fn watch_the_clock(self: Arc<Self>) {
+        while self.coordination.lock().await.end().is_none() {
+            let now = self.clock.now();
+            if let Err(error) = self.take(Event::Clock { now }).await {
+                tracing::error!(%error, error.code = error.code(), "state not stored");
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Announce(plan) => {
+                    tracing::info!(round = plan.round, attempt = plan.attempt, "round opened");
+                }
+                Effect::Aggregate { plan, contributors } => {
+                    let consortium = Arc::clone(self);
+                    tokio::spawn(async move { consortium.aggregate(plan, contributors).await });
+                }
+                Effect::ForgetUpdates { .. } => {
+                    let consortium = Arc::clone(self);
+                    tokio::spawn(async move { consortium.forget().await });
+                }
+                Effect::AnnounceEnd => tracing::info!("study finished"),
+            }
+        }
+    }
+
+    /// Sums on a thread of its own and reports; on a full disk it tries again until there is room.
+    async fn aggregate(
+        self: Arc<Self>,
+        plan: consilium_core::RoundPlan,
+        contributors: BTreeMap<SiteId, Digest>,
+    ) {
+        tracing::info!(round = plan.round, attempt = plan.attempt, "aggregating");
+        loop {
+            let (this, model, from) = (Arc::clone(&self), plan.model, contributors.clone());
+            let summed = tokio::task::spawn_blocking(move || {
+                aggregate::aggregate(&this.study, &this.blobs, model, &from)
+            })
+            .await;
+            match summed {
+                Ok(Ok(model)) => {
+                    let (round, attempt, now) = (plan.round, plan.attempt, self.clock.now());
+                    let event = Event::Aggregated {
+                        round,
+                        attempt,
+                        model,
+                        now,
+                    };
+                    match self.take(event).await {
+                        Ok(()) => return,
+                        Err(error) => tracing::error!(%error, "state not stored"),
+                    }
+                }
+                Ok(Err(error)) => tracing::error!(%error, "sum failed"),
+                Err(error) => tracing::error!(%error, "sum failed"),
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    }
+
+    /// Removes every blob but the models of the last two rounds and the updates of the open one.
+    async fn forget(&self) {
+        // Held throughout: no update can be recorded between the look at the state and the removal.
+        let coordination = self.coordination.lock().await;
+        let mut wanted = BTreeSet::from([self.study.initial_model_sha256, coordination.model]);
+        let closed = coordination.closed.iter().rev();
+        wanted.extend(
+            closed
+                .filter_map(|record| match record.outcome {
+                    consilium_rounds::Outcome::Committed { model } => Some(model),
+                    _ => None,
+                })
+                .take(2),
+        );
+        match &coordination.phase {
+            consilium_rounds::Phase::Training { received, .. } => wanted.extend(received.values()),
+            consilium_rounds::Phase::Aggregating { plan, contributors } => {
+                wanted.insert(plan.model);
+                wanted.extend(contributors.values());
+            }
+            _ => {}
+        }
+        if let Err(error) = self.blobs.keep_only(&wanted) {
+            tracing::warn!(%error, "old updates not removed");
+        }
+    }
+
+    /// Digest of one group of a stored model, for the check of a download.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`].
+    pub fn group_digest(
+        &self,
+        model: &Digest,
+        (start, length): (u64, usize),
+    ) -> Result<Digest, ServerStoreError> {
+        let mut hasher = Sha256::new();
+        for offset in (0..length).step_by(CHUNK) {
+            let count = CHUNK.min(length - offset);
+            hasher.update(values_to_bytes(&self.blobs.read(
+                model,
+                start + offset as u64,
+                count,
+            )?));
+        }
+        let bytes: [u8; 32] = hasher.finalize().into();
+        Ok(bytes.into())
+    }
+
+    /// A site has streamed `group` of `model` to the end, or was told of a failure (`None`).
+    pub async fn count_served(&self, site: &SiteId, streamed: Option<(&GroupName, &Digest)>) {
+        let end = self.coordination.lock().await.end();
+        let Some(participant) = self.study.participant(site) else {
+            return;
+        };
+        let shared = self.study.shared_groups(participant);
+        let mut served = self.served.lock().await;
+        let got = served.entry(site.clone()).or_default();
+        match (end, streamed) {
+            (Some(Ok(last)), Some((group, model))) if last == *model => {
+                got.insert(group.clone());
+            }
+            (Some(Err(_)), None) => got.extend(shared),
+            _ => return,
+        }
+        let complete = |participant: &Participant| {
+            let got = served.get(&participant.site);
+            let shared = self.study.shared_groups(participant);
+            got.is_some_and(|got| shared.iter().all(|group| got.contains(group)))
+        };
+        if self.study.sites.iter().all(complete) {
+            self.finished.send_replace(true);
+        }
+    }
+}
+
+/// A refusal because of the store, for the peer.
+#[must_use]
+pub fn store_refusal(error: &ServerStoreError) -> Refused {
+    tracing::error!(%error, error.code = error.code(), "store failed");
+    Refused::new(
+        error.code(),
+        "the server cannot store or read values",
+        error.hint(),
+    )
+}

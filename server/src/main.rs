@@ -1,0 +1,246 @@
+//! `consilium-server`: the aggregation server and the consortium's authority.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use consilium_certs::{Authority, CertificateError};
+use consilium_core::SiteId;
+use consilium_core::clock::SystemClock;
+use consilium_ops::{Format, OperatorError, logging, output};
+use consilium_rounds::{Coordination, Outcome};
+use consilium_server::config::ServerConfig;
+use consilium_server::listen;
+use consilium_store::server::ServerStore;
+
+/// Aggregation server of a consortium. It adds vectors and never reads records.
+#[derive(Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Example: consilium-server serve --config configs/server.toml"
+)]
+struct Arguments {
+    /// Form of the data on standard output.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the study of the configuration file.
+    Serve {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// End when every site has fetched the final model.
+        #[arg(long)]
+        exit_when_finished: bool,
+    },
+    /// Check the configuration file and everything it names, and touch nothing.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Make the consortium's authority and certificates.
+    #[command(subcommand)]
+    Certs(CertsCommand),
+    /// Rounds of the study: who took part, who was missing, how it ended.
+    #[command(subcommand)]
+    Round(RoundCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Check the file and everything it names.
+    Check {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum CertsCommand {
+    /// Make the authority: authority.pem for everybody, authority.key for nobody else.
+    Init {
+        /// Folder of the authority.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Name of the consortium.
+        #[arg(long)]
+        consortium: String,
+    },
+    /// Issue the server's certificate: server.pem and server.key.
+    IssueServer {
+        /// Folder of the authority.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Host names and addresses under which sites reach the server.
+        #[arg(long = "name", required = true)]
+        names: Vec<String>,
+    },
+    /// Issue a site's certificate: SITE.pem and SITE.key.
+    IssueSite {
+        /// Folder of the authority.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The site.
+        site: SiteId,
+    },
+}
+
+#[derive(Subcommand)]
+enum RoundCommand {
+    /// List the closed rounds.
+    List {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    output::run(|| {
+        let arguments = Arguments::parse();
+        logging::start();
+        output::finish(arguments.format, run(arguments.command, arguments.format))
+    })
+}
+
+fn run(command: Command, format: Format) -> Result<(), OperatorError> {
+    match command {
+        Command::Serve {
+            config,
+            exit_when_finished,
+        } => serve(&config, exit_when_finished),
+        Command::Config(ConfigCommand::Check { config }) => check(&config, format),
+        Command::Certs(command) => certs(command),
+        Command::Round(RoundCommand::List { config }) => rounds(&config, format),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, OperatorError> {
+    tokio::runtime::Runtime::new().map_err(|error| {
+        OperatorError::failed(
+            "runtime",
+            error.to_string(),
+            "check the limits of this account",
+        )
+    })
+}
+
+fn serve(config: &Path, exit_when_finished: bool) -> Result<(), OperatorError> {
+    let config = ServerConfig::read(config)?;
+    runtime()?.block_on(async {
+        let running = listen::start(&config, Arc::new(SystemClock)).await?;
+        if exit_when_finished {
+            tokio::select! {
+                () = running.until_finished() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        } else {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+        running.stop().await;
+        Ok(())
+    })
+}
+
+fn check(path: &Path, format: Format) -> Result<(), OperatorError> {
+    let config = ServerConfig::read(path)?;
+    let study = config.read_study()?;
+    config.read_initial_model(&study)?;
+    let identity = &config.identity;
+    consilium_certs::Identity::load(
+        &identity.certificate,
+        &identity.key,
+        consilium_certs::Role::Server,
+    )
+    .and_then(|loaded| consilium_certs::server_config(loaded, &identity.authority))
+    .map_err(|error| unacceptable(&error))?;
+    let data = serde_json::json!({"study": study.name, "digest": study.digest(), "sites": study.sites.len()});
+    output::print(format, &data, |_| {
+        format!(
+            "acceptable: study {}, {} sites, digest {}",
+            study.name,
+            study.sites.len(),
+            study.digest()
+        )
+    });
+    Ok(())
+}
+
+fn unacceptable(error: &CertificateError) -> OperatorError {
+    OperatorError::configuration(error.code(), error.to_string(), error.hint())
+}
+
+fn certs(command: CertsCommand) -> Result<(), OperatorError> {
+    let done = |error: CertificateError| unacceptable(&error);
+    match command {
+        CertsCommand::Init { dir, consortium } => {
+            let authority = Authority::create(&dir, &consortium).map_err(done)?;
+            eprintln!(
+                "give {} to every site; keep authority.key offline",
+                authority.certificate().display()
+            );
+        }
+        CertsCommand::IssueServer { dir, names } => {
+            Authority::open(&dir)
+                .and_then(|authority| authority.issue_server(&names, &dir))
+                .map_err(done)?;
+        }
+        CertsCommand::IssueSite { dir, site } => {
+            Authority::open(&dir)
+                .and_then(|authority| authority.issue_site(&site, &dir))
+                .map_err(done)?;
+        }
+    }
+    Ok(())
+}
+
+fn rounds(config: &Path, format: Format) -> Result<(), OperatorError> {
+    let config = ServerConfig::read(config)?;
+    let loaded = runtime()?.block_on(async {
+        let store = ServerStore::open(&config.state).await?;
+        store.load().await
+    });
+    let loaded = loaded
+        .map_err(|error| OperatorError::failed(error.code(), error.to_string(), error.hint()))?;
+    let Some((_, coordination)) = loaded else {
+        return Err(OperatorError::failed(
+            "study_not_started",
+            "no study has run here yet",
+            "start it with `serve`",
+        ));
+    };
+    output::print(format, &coordination, rounds_text);
+    Ok(())
+}
+
+fn rounds_text(coordination: &Coordination) -> String {
+    let mut text = String::new();
+    for record in &coordination.closed {
+        let outcome = match &record.outcome {
+            Outcome::Committed { model } => format!("committed, model {model}"),
+            Outcome::QuorumMissed { received, quorum } => {
+                format!("failed: {received} updates, quorum {quorum}")
+            }
+        };
+        let missing: Vec<_> = record.missing.iter().map(ToString::to_string).collect();
+        let missing = if missing.is_empty() {
+            String::new()
+        } else {
+            format!("; missing {}", missing.join(", "))
+        };
+        text.push_str(&format!(
+            "round {} attempt {}: {} updates, {outcome}{missing}\n",
+            record.round,
+            record.attempt,
+            record.received.len()
+        ));
+    }
+    text.push_str(&format!("model {}", coordination.model));
+    text
+}
