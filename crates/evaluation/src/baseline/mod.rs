@@ -1,0 +1,1 @@
+//! The simple models that a network has to be compared with.
