@@ -149,6 +149,8 @@ impl SiteTraining {
         // One thread a site: many small operations are faster so, and sites run beside each other.
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
+            // Autodiff walks the graph recursively; the default of 2 MiB is too little for a deep network.
+            .stack_size(64 << 20)
             .build()
             .map_err(|error| WorkError {
                 code: "threads",
@@ -162,7 +164,6 @@ impl SiteTraining {
             shared: study.shared_groups(participant).into_iter().collect(),
             augmentation: settings
                 .augmentation
-                .clone()
                 .unwrap_or_else(|| Augmentation::default_for(kind)),
             participant: participant.clone(),
             task,
@@ -317,11 +318,16 @@ impl SiteTraining {
         let mut random = draw("absent");
         let probability = self.settings.absent_probability;
         let absent = std::array::from_fn(|_| random.random_bool(probability));
-        let targets = self.records.examples.targets.select(&chosen).map_err(|error| WorkError {
-            code: error.code(),
-            message: error.to_string(),
-            hint: String::new(),
-        })?;
+        let targets = self
+            .records
+            .examples
+            .targets
+            .select(&chosen)
+            .map_err(|error| WorkError {
+                code: error.code(),
+                message: error.to_string(),
+                hint: String::new(),
+            })?;
         let targets = model_targets(&self.task, &targets)?;
         let view = View {
             modality: &self.participant.modality,
@@ -403,11 +409,14 @@ impl LocalWork for SiteTraining {
     }
 
     fn initial_local(&self) -> ModelVector {
-        let stays = self.initial.0.keys().filter(|group| !self.shared.contains(group));
+        let stays = self
+            .initial
+            .0
+            .keys()
+            .filter(|group| !self.shared.contains(group));
         self.initial.restricted_to(stays)
     }
 }
-
 
 fn array(examples: &Examples, records: &[usize]) -> Result<Array, WorkError> {
     let chosen = examples.select(records).map_err(|error| WorkError {
@@ -455,17 +464,23 @@ fn fits(
             "correct the key in cohort.toml or in the study; equal key means equal label definition",
         );
     }
-    let (Some(modality), Some(_)) =
-        (spec.modalities.get(&participant.modality), spec.tasks.get(&participant.task))
-    else {
-        return Err(study_error("the network lacks this site's modality or task".into()));
+    let (Some(modality), Some(_)) = (
+        spec.modalities.get(&participant.modality),
+        spec.tasks.get(&participant.task),
+    ) else {
+        return Err(study_error(
+            "the network lacks this site's modality or task".into(),
+        ));
     };
     let expected = record_shape(spec, modality);
     if examples.shape != expected {
         let images = manifest.modality.kind == DataKind::Image;
         return refuse(
             "cohort_other_shape",
-            format!("records have shape {:?}, the study expects {expected:?}", examples.shape),
+            format!(
+                "records have shape {:?}, the study expects {expected:?}",
+                examples.shape
+            ),
             if images {
                 "set preprocessing.side in cohort.toml to the side of the study"
             } else {

@@ -23,7 +23,10 @@ pub fn bootstrap_difference(
 ) -> Option<[f64; 2]> {
     let first = evaluated(task, first, targets).ok()?;
     let second = evaluated(task, second, targets).ok()?;
-    let patients: Vec<usize> = patient_of_row.iter().map(|&patient| patient as usize).collect();
+    let patients: Vec<usize> = patient_of_row
+        .iter()
+        .map(|&patient| patient as usize)
+        .collect();
     let key = StreamKey {
         purpose: "bootstrap",
         site,

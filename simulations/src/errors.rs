@@ -27,9 +27,11 @@ pub fn failed_work(error: WorkError) -> OperatorError {
 pub fn failed_federation(error: FederationError) -> OperatorError {
     match error {
         FederationError::Work { site, error } => failed_work(error).at(format!("site {site}")),
-        FederationError::Failed(_) => {
-            OperatorError::failed("study_failed", error.to_string(), "see the rounds in events.jsonl")
-        }
+        FederationError::Failed(_) => OperatorError::failed(
+            "study_failed",
+            error.to_string(),
+            "see the rounds in events.jsonl",
+        ),
         FederationError::Disagreement(_) => OperatorError::new(
             consilium_ops::ExitCode::Internal,
             "internal",

@@ -200,8 +200,7 @@ impl InProcessServer<'_> {
                 Effect::Aggregate { plan, .. } => {
                     self.global = average(self.study, &self.global, &self.updates)
                         .map_err(|refusal| FederationError::Disagreement(refusal.to_string()))?;
-                    let (round, attempt, model) =
-                        (plan.round, plan.attempt, self.global.sha256());
+                    let (round, attempt, model) = (plan.round, plan.attempt, self.global.sha256());
                     (self.tell)(Told::RoundCommitted { round, model });
                     self.take(Event::Aggregated {
                         round,
@@ -340,7 +339,7 @@ pub fn each_in_threads<T: Send, R: Send>(
     let results = Mutex::new(Vec::with_capacity(count));
     std::thread::scope(|scope| {
         for _ in 0..threads.clamp(1, count.max(1)) {
-            scope.spawn(|| {
+            let worker = || {
                 loop {
                     // The locks are held for a moment only, and a panic elsewhere ends the scope anyway.
                     let next = queue.lock().unwrap_or_else(|e| e.into_inner()).next();
@@ -349,7 +348,12 @@ pub fn each_in_threads<T: Send, R: Send>(
                     let mut results = results.lock().unwrap_or_else(|e| e.into_inner());
                     results.push((index, result));
                 }
-            });
+            };
+            // Dropping an autodiff graph recurses as deeply as the network is long.
+            let builder = std::thread::Builder::new().stack_size(64 << 20);
+            builder
+                .spawn_scoped(scope, worker)
+                .expect("the system lets this process start a thread");
         }
     });
     let mut results = results.into_inner().unwrap_or_else(|e| e.into_inner());

@@ -2,13 +2,16 @@
 //!
 //! * [`scenario`]: one TOML file for a study, its sites and their cohorts.
 //! * [`federation`]: a whole federation in one process, driving the same objects as the real programs.
+//! * [`demo`]: the same federation as separate processes, compared bit for bit; [`prepare`] writes its files.
 //! * [`simulate`]: a run with its controls; [`outcome`] is its table, [`run_folder`] what it leaves behind.
 
 pub mod compare;
+pub mod demo;
 pub mod errors;
 pub mod federation;
 pub mod outcome;
 pub mod plots;
+pub mod prepare;
 pub mod progress;
 pub mod report;
 pub mod run_folder;

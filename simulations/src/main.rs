@@ -5,14 +5,18 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use consilium::scenario::Loaded;
-use consilium::simulate;
+use consilium::{demo, prepare, simulate};
 use consilium_core::clock::{Clock as _, SystemClock};
 use consilium_models::DeviceChoice;
 use consilium_ops::{Format, OperatorError, output};
 
 /// Federated learning for hospitals, on one machine.
 #[derive(Parser)]
-#[command(version, about, after_help = "Example: consilium simulate quickstart --out runs/first")]
+#[command(
+    version,
+    about,
+    after_help = "Example: consilium simulate quickstart --out runs/first"
+)]
 struct Arguments {
     /// Form of the data on standard output.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
@@ -32,6 +36,33 @@ enum Command {
         scenario: String,
         #[command(flatten)]
         run: Run,
+    },
+    /// Run the same federation as separate processes over mutual TLS on this machine, and compare.
+    ///
+    /// Example: consilium demo quickstart
+    Demo {
+        /// A built-in scenario, or a scenario file.
+        #[arg(default_value = "quickstart")]
+        scenario: String,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Studies for separate programs.
+    #[command(subcommand)]
+    Study(StudyCommand),
+}
+
+#[derive(Subcommand)]
+enum StudyCommand {
+    /// Write study document, initial model and generated cohorts for separate programs.
+    ///
+    /// Example: consilium study prepare quickstart --out deployment
+    Prepare {
+        /// A built-in scenario, or a scenario file.
+        scenario: String,
+        /// Folder to write to.
+        #[arg(long)]
+        out: PathBuf,
     },
 }
 
@@ -76,6 +107,28 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             let outcome = simulate::simulate(&loaded, &options)?;
             output::print(format, &outcome, |outcome| {
                 format!("{}run folder {}", outcome.to_text(), options.out.display())
+            });
+            Ok(())
+        }
+        Command::Demo { scenario, run } => {
+            let loaded = Loaded::read(&scenario)?;
+            let options = run.options(loaded.scenario.name.as_str());
+            let found = demo::demonstrate(&loaded, &options)?;
+            output::print(format, &found, demo::Demonstration::to_text);
+            Ok(())
+        }
+        Command::Study(StudyCommand::Prepare { scenario, out }) => {
+            let loaded = Loaded::read(&scenario)?;
+            let deployment = prepare::prepare(&loaded, &out)?;
+            let data = serde_json::json!({
+                "study": loaded.study.name,
+                "digest": loaded.study.digest(),
+                "document": deployment.study,
+                "initial_model": deployment.initial_model,
+                "cohorts": deployment.cohorts,
+            });
+            output::print(format, &data, |_| {
+                format!("study {} prepared in {}", loaded.study.name, out.display())
             });
             Ok(())
         }

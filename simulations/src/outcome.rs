@@ -66,8 +66,16 @@ impl Outcome {
     pub fn to_text(&self) -> String {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
-            "site", "cohort", "task", "train/test", "metric", "federated", "local", "constant",
-            "difference [95 %]", "shared",
+            "site",
+            "cohort",
+            "task",
+            "train/test",
+            "metric",
+            "federated",
+            "local",
+            "constant",
+            "difference [95 %]",
+            "shared",
         ]);
         for row in &self.sites {
             table.add_row([
@@ -95,7 +103,9 @@ impl Outcome {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.sites.iter().any(|row| row.origin == "simulated") {
-            notes.push("Cohorts marked (simulated) are generated; no patient is behind them.".into());
+            notes.push(
+                "Cohorts marked (simulated) are generated; no patient is behind them.".into(),
+            );
         }
         if self.sites.iter().any(|row| !row.stayed.is_empty()) {
             notes.push(format!(

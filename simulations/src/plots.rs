@@ -35,9 +35,10 @@ pub fn comparison(outcome: &Outcome) -> Result<String, String> {
             .disable_y_mesh()
             .x_desc("test part; 0.5 = uninformative for AUROC and C-index")
             .y_label_formatter(&|segment| match segment {
-                SegmentValue::CenterOf(row) => {
-                    names.get((rows - 1 - row) as usize).cloned().unwrap_or_default()
-                }
+                SegmentValue::CenterOf(row) => names
+                    .get((rows - 1 - row) as usize)
+                    .cloned()
+                    .unwrap_or_default(),
                 _ => String::new(),
             })
             .draw()?;
@@ -71,7 +72,10 @@ pub fn comparison(outcome: &Outcome) -> Result<String, String> {
 ///
 /// # Errors
 /// When plotters refuses the figure, which would be our mistake.
-pub fn learning_curves(rows: &[MetricRow], primary: &BTreeMap<String, String>) -> Result<String, String> {
+pub fn learning_curves(
+    rows: &[MetricRow],
+    primary: &BTreeMap<String, String>,
+) -> Result<String, String> {
     let mut curves: BTreeMap<String, Vec<(u32, f64)>> = BTreeMap::new();
     for row in rows {
         let site = row.site.to_string();
@@ -82,7 +86,12 @@ pub fn learning_curves(rows: &[MetricRow], primary: &BTreeMap<String, String>) -
             curves.entry(site).or_default().push((round, value));
         }
     }
-    let last = curves.values().flatten().map(|point| point.0).max().unwrap_or(1);
+    let last = curves
+        .values()
+        .flatten()
+        .map(|point| point.0)
+        .max()
+        .unwrap_or(1);
     svg((900, 420), |root| {
         let mut chart = ChartBuilder::on(root)
             .margin(10)
@@ -98,7 +107,10 @@ pub fn learning_curves(rows: &[MetricRow], primary: &BTreeMap<String, String>) -
         for (index, (site, points)) in curves.iter().enumerate() {
             let colour = Palette99::pick(index).to_rgba();
             chart
-                .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
+                .draw_series(LineSeries::new(
+                    points.iter().copied(),
+                    colour.stroke_width(2),
+                ))?
                 .label(site)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour));
         }

@@ -32,8 +32,14 @@ impl Watch {
     #[must_use]
     pub fn new(study: &Study, folder: RunFolder) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let bar = if terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{prefix:32} {bar:30} {pos}/{len} steps {msg} {elapsed}") {
+        let bar = if terminal {
+            ProgressBar::new(0)
+        } else {
+            ProgressBar::hidden()
+        };
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix:32} {bar:30} {pos}/{len} steps {msg} {elapsed}")
+        {
             bar.set_style(style);
         }
         Self {
@@ -65,7 +71,8 @@ impl Watch {
         match told {
             Told::RoundOpened(plan) => {
                 let (round, attempt) = (plan.round, plan.attempt);
-                self.bar.set_message(format!("round {round}/{}", self.rounds));
+                self.bar
+                    .set_message(format!("round {round}/{}", self.rounds));
                 self.event(&json!({"event": "round opened", "round": round, "attempt": attempt, "model": plan.model}));
             }
             Told::Training { site, progress } => {
@@ -99,7 +106,10 @@ impl Watch {
     /// The folder, to write results into.
     #[must_use]
     pub fn into_folder(self) -> RunFolder {
-        self.state.into_inner().unwrap_or_else(|e| e.into_inner()).folder
+        self.state
+            .into_inner()
+            .unwrap_or_else(|e| e.into_inner())
+            .folder
     }
 
     fn step(&self, site: &SiteId, of_this_site: u64) {
@@ -109,7 +119,8 @@ impl Watch {
             state.steps.values().sum()
         };
         // Sites of one study take about as many steps each; the length grows if one takes more.
-        self.bar.set_length((of_this_site * self.sites as u64).max(done));
+        self.bar
+            .set_length((of_this_site * self.sites as u64).max(done));
         self.bar.set_position(done);
     }
 

@@ -5,10 +5,10 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use consilium_core::{Digest, ModelManifest, ModelVector, SiteId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One line of `metrics.csv`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricRow {
     /// Name of the run.
     pub run: String,
@@ -95,7 +95,10 @@ impl RunFolder {
         if path.join("manifest.json").exists() {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                format!("{} already holds a finished run; choose another --out", path.display()),
+                format!(
+                    "{} already holds a finished run; choose another --out",
+                    path.display()
+                ),
             ));
         }
         fs::create_dir_all(path)?;
@@ -145,7 +148,9 @@ impl RunFolder {
         for row in rows {
             writer.serialize(row).map_err(io::Error::other)?;
         }
-        let contents = writer.into_inner().map_err(|e| io::Error::other(e.to_string()))?;
+        let contents = writer
+            .into_inner()
+            .map_err(|e| io::Error::other(e.to_string()))?;
         self.write(name, &contents)
     }
 

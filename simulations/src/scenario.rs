@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use consilium_core::study::{
     Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, Randomness, Schedule, WeightRule,
 };
-use consilium_core::{ModalityKey, ModelManifest, ModelVector, Seed, SiteId, Study, StudyId, TaskKey};
+use consilium_core::{
+    ModalityKey, ModelManifest, ModelVector, Seed, SiteId, Study, StudyId, TaskKey,
+};
 use consilium_data::Cohort;
 use consilium_models::{DeviceChoice, EhpalNet, NormKind, SiteNetwork, Task};
 use consilium_ops::OperatorError;
@@ -143,7 +145,10 @@ impl Loaded {
         let (scenario, folder) = match BUILT_IN.iter().find(|(name, _)| *name == choice) {
             Some((name, text)) => {
                 let place = PathBuf::from(format!("{name} (built in)"));
-                (consilium_ops::config::parse_toml(&place, text)?, PathBuf::new())
+                (
+                    consilium_ops::config::parse_toml(&place, text)?,
+                    PathBuf::new(),
+                )
             }
             None => {
                 let path = Path::new(choice);
@@ -179,7 +184,8 @@ impl Loaded {
         spec.check().map_err(wrong)?;
         let seed = Seed(scenario.seed);
         let device = DeviceChoice::Cpu.open().map_err(wrong)?;
-        let whole = SiteNetwork::whole(spec, seed, scenario.name.as_str(), &device).map_err(wrong)?;
+        let whole =
+            SiteNetwork::whole(spec, seed, scenario.name.as_str(), &device).map_err(wrong)?;
         let initial = whole.groups();
         let study = study(&scenario, whole.manifest().clone(), &initial)?;
         Ok(Self {
@@ -216,16 +222,21 @@ impl Loaded {
 
 fn check(scenario: &Scenario) -> Result<(), OperatorError> {
     let refuse = |message: String, hint: &str| {
-        Err(OperatorError::configuration("scenario_contradiction", message, hint))
+        Err(OperatorError::configuration(
+            "scenario_contradiction",
+            message,
+            hint,
+        ))
     };
     if scenario.ehpal_net.norm == NormKind::Batch {
         return refuse(
-            "norm = \"batch\" mixes the records of a batch and its statistics are not trained here".into(),
+            "norm = \"batch\" mixes the records of a batch and its statistics are not trained here"
+                .into(),
             "use norm = \"group\"",
         );
     }
-    if let Some((key, _)) = (scenario.ehpal_net.tasks.iter())
-        .find(|(_, task)| matches!(task, Task::Hazards { .. }))
+    if let Some((key, _)) =
+        (scenario.ehpal_net.tasks.iter()).find(|(_, task)| matches!(task, Task::Hazards { .. }))
     {
         return refuse(
             format!("task {key} has hazards, but a scenario has no place for their cut points"),
@@ -233,26 +244,42 @@ fn check(scenario: &Scenario) -> Result<(), OperatorError> {
         );
     }
     for (site, section) in &scenario.sites {
-        if !scenario.ehpal_net.modalities.contains_key(&section.modality) {
+        if !scenario
+            .ehpal_net
+            .modalities
+            .contains_key(&section.modality)
+        {
             return refuse(
-                format!("site {site} holds modality {}, which [ehpal-net.modalities] does not have", section.modality),
+                format!(
+                    "site {site} holds modality {}, which [ehpal-net.modalities] does not have",
+                    section.modality
+                ),
                 "add the modality with its slot and kind",
             );
         }
         if !scenario.ehpal_net.tasks.contains_key(&section.task) {
             return refuse(
-                format!("site {site} has task {}, which [ehpal-net.tasks] does not have", section.task),
+                format!(
+                    "site {site} has task {}, which [ehpal-net.tasks] does not have",
+                    section.task
+                ),
                 "add the task with its kind",
             );
         }
         let Some(training) = scenario.training.get(&section.modality) else {
             return refuse(
-                format!("there is no [training.\"{}\"] for site {site}", section.modality),
+                format!(
+                    "there is no [training.\"{}\"] for site {site}",
+                    section.modality
+                ),
                 "say how the sites of this modality train",
             );
         };
         if let Some(problem) = training.problem() {
-            return refuse(format!("[training.\"{}\"]: {problem}", section.modality), "correct the value");
+            return refuse(
+                format!("[training.\"{}\"]: {problem}", section.modality),
+                "correct the value",
+            );
         }
     }
     Ok(())

@@ -67,10 +67,18 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     watch.stage("local training, site by site");
     let measured = measure_all(loaded, &sites, &mut finished, options, &watch)?;
 
-    let outcome = outcome(loaded, &sites, &finished, &measured, clock.elapsed().as_secs_f64());
+    let outcome = outcome(
+        loaded,
+        &sites,
+        &finished,
+        &measured,
+        clock.elapsed().as_secs_f64(),
+    );
     watch.done();
-    write(loaded, &sites, &finished, &measured, &outcome, watch, started)
-        .map_err(|error| OperatorError::file(&options.out, &error))?;
+    write(
+        loaded, &sites, &finished, &measured, &outcome, watch, started,
+    )
+    .map_err(|error| OperatorError::file(&options.out, &error))?;
     Ok(outcome)
 }
 
@@ -79,7 +87,9 @@ fn cohorts(loaded: &Loaded, threads: usize) -> Result<Vec<Site>, OperatorError> 
     each_in_threads(names, threads, |name| {
         let cohort = loaded.cohort(name).map_err(|error| {
             let place = error.location.clone();
-            let place = place.map_or(format!("site {name}"), |place| format!("site {name}: {place}"));
+            let place = place.map_or(format!("site {name}"), |place| {
+                format!("site {name}: {place}")
+            });
             error.at(place)
         })?;
         Ok(Site {
@@ -98,7 +108,10 @@ fn works(
 ) -> Result<BTreeMap<SiteId, Box<dyn LocalWork>>, OperatorError> {
     let mut works: BTreeMap<SiteId, Box<dyn LocalWork>> = BTreeMap::new();
     for site in sites {
-        works.insert(site.name.clone(), Box::new(training(loaded, site, options.device)?));
+        works.insert(
+            site.name.clone(),
+            Box::new(training(loaded, site, options.device)?),
+        );
     }
     Ok(works)
 }
@@ -109,9 +122,13 @@ fn training(
     device: DeviceChoice,
 ) -> Result<SiteTraining, OperatorError> {
     // A scenario's sites are the study's participants.
-    let participant = loaded.study.participant(&site.name).cloned().ok_or_else(|| {
-        OperatorError::configuration("scenario_site", format!("no site {}", site.name), "")
-    })?;
+    let participant = loaded
+        .study
+        .participant(&site.name)
+        .cloned()
+        .ok_or_else(|| {
+            OperatorError::configuration("scenario_site", format!("no site {}", site.name), "")
+        })?;
     let at_site = |error| failed_work(error).at(format!("site {}", site.name));
     let records = SiteRecords::of_parts(&site.cohort).map_err(at_site)?;
     SiteTraining::new(&loaded.study, &participant, &site.cohort, records, device).map_err(at_site)
@@ -135,7 +152,13 @@ fn measure_all(
     for site in sites {
         let mut model = finished.global.clone();
         model.extend(&finished.local[&site.name]);
-        let held: Vec<_> = loaded.study.participant(&site.name).map(|p| p.groups()).into_iter().flatten().collect();
+        let held: Vec<_> = loaded
+            .study
+            .participant(&site.name)
+            .map(|p| p.groups())
+            .into_iter()
+            .flatten()
+            .collect();
         jobs.push((site, model.restricted_to(&held)));
     }
     each_in_threads(jobs, options.threads, |(site, federated)| {
@@ -294,7 +317,10 @@ fn write(
     folder.write_csv("communication.csv", &communication)?;
     folder.write_model(&finished.global, &loaded.study.manifest)?;
     folder.write("plots/comparison.svg", figure.as_bytes())?;
-    folder.write("report.html", report::html(outcome, seed, &[figure]).as_bytes())?;
+    folder.write(
+        "report.html",
+        report::html(outcome, seed, &[figure]).as_bytes(),
+    )?;
     folder.finish(&RunManifest {
         schema_version: 1,
         scenario: run,
@@ -316,4 +342,33 @@ fn write(
         ended: SystemClock.now().0,
         test_openings: 1,
     })
+}
+
+/// The federated values of one site in a run folder, as `metrics.csv` has them.
+///
+/// # Errors
+/// [`OperatorError`] when the file cannot be read.
+pub fn federated_values(
+    out: &std::path::Path,
+    site: &SiteId,
+) -> Result<Vec<MetricValue>, OperatorError> {
+    let path = out.join("metrics.csv");
+    let unreadable = |error: csv::Error| {
+        OperatorError::failed("metrics_unreadable", error.to_string(), "").at(path.display())
+    };
+    let mut values = Vec::new();
+    for row in csv::Reader::from_path(&path)
+        .map_err(unreadable)?
+        .deserialize()
+    {
+        let row: MetricRow = row.map_err(unreadable)?;
+        if row.arm == FEDERATED && row.round.is_none() && row.site == *site {
+            values.push(MetricValue {
+                split: row.split,
+                metric: row.metric,
+                value: row.value,
+            });
+        }
+    }
+    Ok(values)
 }

@@ -13,7 +13,10 @@ use crate::work::{MetricValue, WorkError};
 ///
 /// # Errors
 /// [`WorkError`] when the cohort's targets are not of the task's kind, or have another number of classes.
-pub fn model_targets(task: &Task, targets: &Targets) -> Result<consilium_models::Targets, WorkError> {
+pub fn model_targets(
+    task: &Task,
+    targets: &Targets,
+) -> Result<consilium_models::Targets, WorkError> {
     use consilium_models::Targets as Wanted;
     Ok(match (task, targets) {
         (Task::Labels { n: 1 }, Targets::Classes { label, names }) if names.len() == 2 => {
@@ -52,7 +55,10 @@ pub fn evaluated(
     Ok(match targets {
         Targets::Classes { label, .. } if matches!(task, Task::Labels { .. }) => {
             let labels = label.iter().map(|&class| class == 1).collect();
-            let positive = predictions.iter().map(|p| f64::from(p.outputs[0])).collect();
+            let positive = predictions
+                .iter()
+                .map(|p| f64::from(p.outputs[0]))
+                .collect();
             Predictions::Binary(BinaryPredictions::new(labels, positive)?)
         }
         Targets::Classes { label, names } => {

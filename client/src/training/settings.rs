@@ -66,7 +66,9 @@ impl ModalityTraining {
     pub fn problem(&self) -> Option<String> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         if self.local_steps == 0 || self.batch == 0 || self.max_records_per_patient == 0 {
-            return Some("local_steps, batch and max_records_per_patient must be at least 1".into());
+            return Some(
+                "local_steps, batch and max_records_per_patient must be at least 1".into(),
+            );
         }
         if !positive(self.learning_rate) {
             return Some("learning_rate must be above 0".into());
