@@ -1,1 +1,1 @@
-//! End-to-end tests: real processes, real TLS, layering.
+//! Tests of the workspace as a whole; there is no code here.
