@@ -416,7 +416,12 @@ fn check_chunk(chunk: &GroupChunk, group: &str, have: u64, all: u64) -> Result<V
         return Err(refuse("chunk_too_large", &message, "send smaller chunks"));
     }
     let fits = have + bytes as u64 / 4 <= all;
-    if chunk.group != group || chunk.offset != have || bytes == 0 || !bytes.is_multiple_of(4) || !fits {
+    if chunk.group != group
+        || chunk.offset != have
+        || bytes == 0
+        || !bytes.is_multiple_of(4)
+        || !fits
+    {
         let message = format!(
             "expected values of {group} from {have} to {all}, got {} bytes of {} from {}",
             bytes, chunk.group, chunk.offset

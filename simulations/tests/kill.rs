@@ -202,7 +202,7 @@ fn kill_the_server_at(text: &str, count: usize) {
     let sites = SITES.map(|name| deployment.start_site(name));
     server.kill_at(text, count);
     let server = deployment.start_server();
-    sites.map(Process::end);
+    sites.into_iter().for_each(Process::end);
     server.end();
     deployment.check();
 }
@@ -219,7 +219,7 @@ fn kill_a_site_at(text: &str, count: usize) {
     let mut site = deployment.start_site("icu-b");
     site.kill_at(text, count);
     deployment.start_site("icu-b").end();
-    others.map(Process::end);
+    others.into_iter().for_each(Process::end);
     server.end();
     deployment.check();
 }

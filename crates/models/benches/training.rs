@@ -14,14 +14,23 @@ use consilium_models::{
 };
 
 fn main() {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread");
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .expect("one thread");
     pool.install(run);
 }
 
 fn run() {
     let peak = matrix_product();
-    println!("matrix product 1024^3, f32, one thread: {:.1} GMAC/s", peak / 1e9);
-    println!("{:>5} {:>5} {:>6} {:>9} {:>10} {:>8} {:>9}", "width", "side", "batch", "ms/step", "records/s", "GMAC/s", "of peak");
+    println!(
+        "matrix product 1024^3, f32, one thread: {:.1} GMAC/s",
+        peak / 1e9
+    );
+    println!(
+        "{:>5} {:>5} {:>6} {:>9} {:>10} {:>8} {:>9}",
+        "width", "side", "batch", "ms/step", "records/s", "GMAC/s", "of peak"
+    );
     for (width, side, batch) in [(8, 32, 16), (8, 32, 32), (16, 64, 16), (32, 64, 16)] {
         let (seconds, macs) = training(width, side, batch);
         // Forward, input gradient and weight gradient: three products per multiply-accumulate.
@@ -67,14 +76,26 @@ fn training(width: usize, side: usize, batch: usize) -> (f64, f64) {
     let device = Device::flex().autodiff();
     let network = SiteNetwork::whole(&spec, Seed(1), "bench", &device).expect("a network");
     let macs = consilium_models::macs_per_record(&spec, &modality).expect("a modality");
-    let mut trainer =
-        Trainer::new(network, OptimiserRule::Adam { rate: 1e-3, weight_decay: 0.0 }).expect("gradients");
+    let mut trainer = Trainer::new(
+        network,
+        OptimiserRule::Adam {
+            rate: 1e-3,
+            weight_decay: 0.0,
+        },
+    )
+    .expect("gradients");
     let image = |phase: f32| {
-        let values = (0..batch * side * side).map(|i| ((i as f32) * 0.37 + phase).sin()).collect();
+        let values = (0..batch * side * side)
+            .map(|i| ((i as f32) * 0.37 + phase).sin())
+            .collect();
         Array::new(vec![batch, 1, side, side], values).expect("a shape")
     };
     let (a, b) = (image(0.0), image(0.1));
-    let views = [View { modality: &modality, a: &a, b: Some(&b) }];
+    let views = [View {
+        modality: &modality,
+        a: &a,
+        b: Some(&b),
+    }];
     let targets = Targets::Labels((0..batch).map(|i| (i % 2) as f32).collect());
     let mut dropout = consilium_core::seed::stream(Seed(1), &consilium_core::StreamKey::default());
     let steps = if width * side > 512 { 6 } else { 20 };

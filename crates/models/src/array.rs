@@ -18,9 +18,14 @@ impl Array {
     /// # Errors
     /// [`ModelError::ArrayLength`] when they do not match.
     pub fn new(shape: Vec<usize>, values: Vec<f32>) -> Result<Self, ModelError> {
-        let expected = shape.iter().try_fold(1_usize, |product, &side| product.checked_mul(side));
+        let expected = shape
+            .iter()
+            .try_fold(1_usize, |product, &side| product.checked_mul(side));
         if expected != Some(values.len()) {
-            return Err(ModelError::ArrayLength { shape, got: values.len() });
+            return Err(ModelError::ArrayLength {
+                shape,
+                got: values.len(),
+            });
         }
         Ok(Self { shape, values })
     }
@@ -54,7 +59,9 @@ impl Array {
 pub fn record_shape(spec: &EhpalNet, modality: &Modality) -> Vec<usize> {
     match *modality {
         Modality::Image { channels, .. } => vec![channels, spec.side, spec.side],
-        Modality::Signal { channels, length, .. } => vec![channels, length],
+        Modality::Signal {
+            channels, length, ..
+        } => vec![channels, length],
         Modality::Table { features, .. } => vec![features],
     }
 }
@@ -66,8 +73,10 @@ pub(crate) fn prepare(
     input: &Array,
     device: &Device,
 ) -> Result<Tensor<4>, ModelError> {
-    let modality =
-        spec.modalities.get(key).ok_or_else(|| ModelError::UnknownModality(key.clone()))?;
+    let modality = spec
+        .modalities
+        .get(key)
+        .ok_or_else(|| ModelError::UnknownModality(key.clone()))?;
     let expected = record_shape(spec, modality);
     if input.shape.len() != expected.len() + 1
         || input.shape[1..] != expected[..]
@@ -81,7 +90,9 @@ pub(crate) fn prepare(
         });
     }
     if !input.values.iter().all(|value| value.is_finite()) {
-        return Err(ModelError::NotFinite { what: format!("an input value of modality {key}") });
+        return Err(ModelError::NotFinite {
+            what: format!("an input value of modality {key}"),
+        });
     }
     let records = input.records();
     let side = spec.side;
@@ -89,13 +100,20 @@ pub(crate) fn prepare(
         Modality::Image { channels, .. } => {
             batch_last(&input.values, records, [channels, side, side], device)
         }
-        Modality::Signal { channels, length, conversion: Conversion::Encoder, .. } => {
-            batch_last(&input.values, records, [channels, 1, length], device)
-        }
-        Modality::Table { features, conversion: Conversion::Encoder, .. } => {
-            batch_last(&input.values, records, [features, 1, 1], device)
-        }
-        Modality::Signal { channels, length, .. } => {
+        Modality::Signal {
+            channels,
+            length,
+            conversion: Conversion::Encoder,
+            ..
+        } => batch_last(&input.values, records, [channels, 1, length], device),
+        Modality::Table {
+            features,
+            conversion: Conversion::Encoder,
+            ..
+        } => batch_last(&input.values, records, [features, 1, 1], device),
+        Modality::Signal {
+            channels, length, ..
+        } => {
             let images = convert::signals(&input.values, channels, length, side);
             batch_last(&images, records, [3, side, side], device)
         }
@@ -107,7 +125,12 @@ pub(crate) fn prepare(
 }
 
 /// `[records, ...shape]` to `[...shape, records]`.
-pub(crate) fn batch_last(values: &[f32], records: usize, shape: [usize; 3], device: &Device) -> Tensor<4> {
+pub(crate) fn batch_last(
+    values: &[f32],
+    records: usize,
+    shape: [usize; 3],
+    device: &Device,
+) -> Tensor<4> {
     let per = values.len() / records;
     let mut out = vec![0.0; values.len()];
     // Blocks keep both sides of the transposition in the cache.

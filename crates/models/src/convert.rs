@@ -12,8 +12,10 @@ pub(crate) fn signals(values: &[f32], channels: usize, length: usize, side: usiz
             .map(|t| {
                 let start = t * length / side;
                 let end = ((t + 1) * length).div_ceil(side);
-                let sum: f32 =
-                    record.chunks_exact(length).map(|lead| lead[start..end].iter().sum::<f32>()).sum();
+                let sum: f32 = record
+                    .chunks_exact(length)
+                    .map(|lead| lead[start..end].iter().sum::<f32>())
+                    .sum();
                 sum / (channels * (end - start)) as f32
             })
             .collect();
@@ -22,7 +24,13 @@ pub(crate) fn signals(values: &[f32], channels: usize, length: usize, side: usiz
         let range = high - low;
         let cosine: Vec<f32> = row
             .iter()
-            .map(|v| if range > 0.0 { (2.0 * (v - low) / range - 1.0).clamp(-1.0, 1.0) } else { 0.0 })
+            .map(|v| {
+                if range > 0.0 {
+                    (2.0 * (v - low) / range - 1.0).clamp(-1.0, 1.0)
+                } else {
+                    0.0
+                }
+            })
             .collect();
         let sine: Vec<f32> = cosine.iter().map(|c| (1.0 - c * c).sqrt()).collect();
         for i in 0..side {
@@ -43,14 +51,20 @@ pub(crate) fn signals(values: &[f32], channels: usize, length: usize, side: usiz
 ///
 /// More columns than pixels share pixels by averaging.
 pub(crate) fn tables(values: &[f32], features: usize, side: usize) -> Vec<f32> {
-    let grid = (1..side).find(|grid| grid * grid >= features).unwrap_or(side);
+    let grid = (1..side)
+        .find(|grid| grid * grid >= features)
+        .unwrap_or(side);
     let cells = grid * grid;
     let mut images = Vec::with_capacity(values.len() / features * 3 * side * side);
     for record in values.chunks_exact(features) {
         let mut plane = vec![[0.0_f32; 3]; cells];
         let mut counts = vec![0.0_f32; cells];
         for (column, &value) in record.iter().enumerate() {
-            let cell = if features <= cells { column } else { column * cells / features };
+            let cell = if features <= cells {
+                column
+            } else {
+                column * cells / features
+            };
             let missing = if value == 0.0 { 1.0 } else { 0.0 };
             for (total, part) in plane[cell].iter_mut().zip([value, missing, value * value]) {
                 *total += part;
@@ -92,7 +106,10 @@ mod tests {
             row[features - 1] = 1.0;
             let image = tables(&row, features, 32);
             assert_eq!(image.len(), 3 * 32 * 32);
-            assert!(image[..32 * 32].iter().any(|&v| v > 0.0), "{features} columns");
+            assert!(
+                image[..32 * 32].iter().any(|&v| v > 0.0),
+                "{features} columns"
+            );
         }
     }
 }

@@ -58,11 +58,20 @@ pub fn describe(width: usize, side: usize, version: Version) -> Result<Descripti
         Version::V1 => Task::Labels { n: 2 },
         Version::V2 => Task::Cox,
     };
-    let tasks = [Task::Classes { n: 5 }, Task::Classes { n: 7 }, third, Task::Labels { n: 2 }];
-    let modalities: Vec<(String, Modality)> =
-        (1..=4).map(|slot| (slot.to_string(), Modality::Image { slot, channels: 3 })).collect();
-    let tasks: Vec<(String, Task)> =
-        tasks.into_iter().enumerate().map(|(i, task)| ((i + 1).to_string(), task)).collect();
+    let tasks = [
+        Task::Classes { n: 5 },
+        Task::Classes { n: 7 },
+        third,
+        Task::Labels { n: 2 },
+    ];
+    let modalities: Vec<(String, Modality)> = (1..=4)
+        .map(|slot| (slot.to_string(), Modality::Image { slot, channels: 3 }))
+        .collect();
+    let tasks: Vec<(String, Task)> = tasks
+        .into_iter()
+        .enumerate()
+        .map(|(i, task)| ((i + 1).to_string(), task))
+        .collect();
     let json = serde_json::json!({
         "width": width,
         "side": side,
@@ -78,17 +87,20 @@ pub fn describe(width: usize, side: usize, version: Version) -> Result<Descripti
     for tensor in tensors {
         let (module, published) = module_of(&tensor.name);
         let list = if published { &mut modules } else { &mut single };
-        let at = list.iter().position(|line| line.module == module).unwrap_or_else(|| {
-            list.push(ModuleSize {
-                module,
-                trainable: 0,
-                bn_moving: 0,
-                total: 0,
-                norms: 0,
-                mmac: 0.0,
+        let at = list
+            .iter()
+            .position(|line| line.module == module)
+            .unwrap_or_else(|| {
+                list.push(ModuleSize {
+                    module,
+                    trainable: 0,
+                    bn_moving: 0,
+                    total: 0,
+                    norms: 0,
+                    mmac: 0.0,
+                });
+                list.len() - 1
             });
-            list.len() - 1
-        });
         let line = &mut list[at];
         if tensor.name.contains(".moving_") {
             line.bn_moving += tensor.len();
@@ -99,8 +111,14 @@ pub fn describe(width: usize, side: usize, version: Version) -> Result<Descripti
         line.norms += usize::from(tensor.name.ends_with(".gamma"));
         line.mmac += macs(tensor, &spec) / 1e6;
     }
-    let mut published =
-        ModuleSize { module: "total".into(), trainable: 0, bn_moving: 0, total: 0, norms: 0, mmac: 0.0 };
+    let mut published = ModuleSize {
+        module: "total".into(),
+        trainable: 0,
+        bn_moving: 0,
+        total: 0,
+        norms: 0,
+        mmac: 0.0,
+    };
     for line in &modules {
         published.trainable += line.trainable;
         published.bn_moving += line.bn_moving;
@@ -108,7 +126,13 @@ pub fn describe(width: usize, side: usize, version: Version) -> Result<Descripti
         published.norms += line.norms;
         published.mmac += line.mmac;
     }
-    Ok(Description { width, side, modules, published, single_modality: single })
+    Ok(Description {
+        width,
+        side,
+        modules,
+        published,
+        single_modality: single,
+    })
 }
 
 /// The line a tensor belongs to, and whether the published network has it.
@@ -179,7 +203,11 @@ fn macs(tensor: &TensorSpec, spec: &EhpalNet) -> f64 {
 fn sir_side(input: usize, last: usize, unit: &str, layer: &str) -> usize {
     let halvings = if unit == "unit2" { 1 } else { 0 };
     let inside = (input >> halvings).max(last);
-    if matches!(layer, "down" | "skipdw") { (inside / 2).max(last) } else { inside }
+    if matches!(layer, "down" | "skipdw") {
+        (inside / 2).max(last)
+    } else {
+        inside
+    }
 }
 
 /// Multiply-accumulates of a forward pass for one record of one modality with two views (section 10.3).
@@ -187,23 +215,34 @@ fn sir_side(input: usize, last: usize, unit: &str, layer: &str) -> usize {
 /// # Errors
 /// [`ModelError::UnknownModality`].
 pub fn macs_per_record(spec: &EhpalNet, key: &ModalityKey) -> Result<f64, ModelError> {
-    let modality = spec.modalities.get(key).ok_or_else(|| ModelError::UnknownModality(key.clone()))?;
+    let modality = spec
+        .modalities
+        .get(key)
+        .ok_or_else(|| ModelError::UnknownModality(key.clone()))?;
     let network = SiteNetwork::new(spec, [key], [], Seed(0), "describe", &Device::flex())?;
-    let trunk = network.manifest().tensors.iter().filter(|tensor| !tensor.name.starts_with("stem."));
+    let trunk = network
+        .manifest()
+        .tensors
+        .iter()
+        .filter(|tensor| !tensor.name.starts_with("stem."));
     let stem = match *modality {
         Modality::Image { channels, .. } => {
             (49 * channels * spec.width * (spec.side / 2).pow(2)) as f64
         }
-        Modality::Signal { conversion: Conversion::Image, .. }
-        | Modality::Table { conversion: Conversion::Image, .. } => {
-            (49 * 3 * spec.width * (spec.side / 2).pow(2)) as f64
+        Modality::Signal {
+            conversion: Conversion::Image,
+            ..
         }
-        Modality::Signal { channels, length, .. } => {
-            (7 * spec.width * (channels + spec.width) * length) as f64
-        }
-        Modality::Table { features, hidden, .. } => {
-            (hidden * (features + spec.width * spec.stem_side().min(8).pow(2))) as f64
-        }
+        | Modality::Table {
+            conversion: Conversion::Image,
+            ..
+        } => (49 * 3 * spec.width * (spec.side / 2).pow(2)) as f64,
+        Modality::Signal {
+            channels, length, ..
+        } => (7 * spec.width * (channels + spec.width) * length) as f64,
+        Modality::Table {
+            features, hidden, ..
+        } => (hidden * (features + spec.width * spec.stem_side().min(8).pow(2))) as f64,
     };
     Ok(2.0 * stem + trunk.map(|tensor| macs(tensor, spec)).sum::<f64>())
 }
@@ -283,8 +322,16 @@ mod tests {
             ("EHF512: SIR", 398_080, 0, 0, 6.20),
         ] {
             let found = line(name);
-            assert_eq!((found.trainable, found.bn_moving, found.norms), (trainable, moving, norms), "{name}");
-            assert!((found.mmac - mmac).abs() < 0.06, "{name}: {} MMAC", found.mmac);
+            assert_eq!(
+                (found.trainable, found.bn_moving, found.norms),
+                (trainable, moving, norms),
+                "{name}"
+            );
+            assert!(
+                (found.mmac - mmac).abs() < 0.06,
+                "{name}: {} MMAC",
+                found.mmac
+            );
         }
     }
 

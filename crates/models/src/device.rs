@@ -63,9 +63,11 @@ impl DeviceChoice {
 
 #[cfg(feature = "cuda")]
 fn open_cuda() -> Result<Device, ModelError> {
-    probe("cuda", "check that nvidia-smi lists a GPU and that libcuda and libnvrtc can be loaded", || {
-        Device::cuda(0)
-    })
+    probe(
+        "cuda",
+        "check that nvidia-smi lists a GPU and that libcuda and libnvrtc can be loaded",
+        || Device::cuda(0),
+    )
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -75,9 +77,11 @@ fn open_cuda() -> Result<Device, ModelError> {
 
 #[cfg(feature = "wgpu")]
 fn open_wgpu() -> Result<Device, ModelError> {
-    probe("wgpu", "install a Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1)", || {
-        Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
-    })
+    probe(
+        "wgpu",
+        "install a Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1)",
+        || Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+    )
 }
 
 #[cfg(not(feature = "wgpu"))]

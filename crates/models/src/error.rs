@@ -29,7 +29,9 @@ pub enum ModelError {
     #[error("group {0} is not part of this network: load only the groups of its manifest")]
     UnknownGroup(GroupName),
     /// A group's vector has the wrong length.
-    #[error("group {group} has {got} values, the manifest says {expected}: the model specification differs")]
+    #[error(
+        "group {group} has {got} values, the manifest says {expected}: the model specification differs"
+    )]
     WrongLength {
         /// The group.
         group: GroupName,
@@ -39,7 +41,9 @@ pub enum ModelError {
         expected: usize,
     },
     /// An input array does not have the shape the modality's stem takes.
-    #[error("input of modality {modality} has shape {got:?}, expected [records, {expected}]: check the cohort's modality settings")]
+    #[error(
+        "input of modality {modality} has shape {got:?}, expected [records, {expected}]: check the cohort's modality settings"
+    )]
     InputShape {
         /// The modality.
         modality: ModalityKey,
@@ -65,7 +69,9 @@ pub enum ModelError {
         problem: String,
     },
     /// Training or prediction produced a value that is not a finite number.
-    #[error("{what} is not a finite number: lower the learning rate, or check the input for extreme values")]
+    #[error(
+        "{what} is not a finite number: lower the learning rate, or check the input for extreme values"
+    )]
     NotFinite {
         /// Which value.
         what: String,

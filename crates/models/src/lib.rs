@@ -1,5 +1,12 @@
 //! Stems, fusion trunks and heads on Burn.
 
+// Kernels index several slices by one counter; iterators would hide which.
+#![allow(clippy::needless_range_loop)]
+// One value of each of these exists per network or pass; boxing would only add an indirection.
+#![allow(clippy::large_enum_variant)]
+// Parameters keep the letters of the reference, because their names are in every stored model.
+#![allow(non_snake_case)]
+
 mod array;
 mod convert;
 mod describe;

@@ -67,8 +67,17 @@ pub(crate) fn loss(
     mask: Option<&[f32]>,
 ) -> Result<(Tensor<1>, f64), ModelError> {
     let [outputs, batch] = logits.dims();
-    let refuse = |problem: String| Err(ModelError::Target { task: key.clone(), problem });
-    let per_record = if matches!(task, Task::Labels { .. }) { outputs } else { 1 };
+    let refuse = |problem: String| {
+        Err(ModelError::Target {
+            task: key.clone(),
+            problem,
+        })
+    };
+    let per_record = if matches!(task, Task::Labels { .. }) {
+        outputs
+    } else {
+        1
+    };
     if mask.is_some_and(|mask| mask.len() != batch * per_record) {
         return refuse(format!("the mask needs {} values", batch * per_record));
     }
@@ -132,12 +141,17 @@ pub(crate) fn loss(
             let included: Vec<bool> = (0..batch).map(|b| weight(b) > 0.0).collect();
             Ok(cox(logits, time, event, &included, Ties::Breslow))
         }
-        _ => refuse(format!("{task:?} with {batch} records needs as many targets of its own kind")),
+        _ => refuse(format!(
+            "{task:?} with {batch} records needs as many targets of its own kind"
+        )),
     }
 }
 
 fn constant<const D: usize>(values: Vec<f32>, shape: [usize; D], like: &Tensor<2>) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), (&like.device(), like.dtype()))
+    Tensor::from_data(
+        TensorData::new(values, shape),
+        (&like.device(), like.dtype()),
+    )
 }
 
 /// `sum weight * softplus(z) - positive * z`: binary cross-entropy from logits.
@@ -159,12 +173,16 @@ pub(crate) fn cox(
 ) -> (Tensor<1>, f64) {
     let batch = time.len();
     let counts = |i: usize| event[i] && included[i];
-    let events: Vec<f32> = (0..batch).map(|i| if counts(i) { 1.0 } else { 0.0 }).collect();
+    let events: Vec<f32> = (0..batch)
+        .map(|i| if counts(i) { 1.0 } else { 0.0 })
+        .collect();
     let total: f64 = events.iter().map(|&e| f64::from(e)).sum();
     // log W: 0 inside the risk set, a large negative number outside.
     let mut outside = vec![-1e30_f32; batch * batch];
     for i in 0..batch {
-        let tied: Vec<usize> = (0..batch).filter(|&j| counts(j) && time[j] == time[i]).collect();
+        let tied: Vec<usize> = (0..batch)
+            .filter(|&j| counts(j) && time[j] == time[i])
+            .collect();
         let rank = tied.iter().filter(|&&j| j < i).count();
         let _ = (rank, ties);
         for j in 0..batch {

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use consilium_core::{GroupName, ModalityKey, ModelManifest, ModelVector, Seed, TaskKey, TensorSpec};
+use consilium_core::{
+    GroupName, ModalityKey, ModelManifest, ModelVector, Seed, TaskKey, TensorSpec,
+};
 use rand::{Rng, RngExt as _};
 
 use crate::array::{Array, prepare};
 use crate::net::blocks::Settings;
 use crate::net::init::{Init, Start};
 use crate::net::stages::Trunk;
-use crate::op::{Flow, Map};
 use crate::net::stems::Stem;
+use crate::op::{Flow, Map};
 use crate::{EhpalNet, ModelError, NormKind, Task};
 
 /// One dense layer on the pooled features.
@@ -83,15 +85,35 @@ impl SiteNetwork {
         spec.check()?;
         let modalities: BTreeSet<ModalityKey> = modalities.into_iter().cloned().collect();
         let tasks: BTreeSet<TaskKey> = tasks.into_iter().cloned().collect();
-        Self::build(spec, modalities, tasks, Settings::of(spec), seed, study, device)
+        Self::build(
+            spec,
+            modalities,
+            tasks,
+            Settings::of(spec),
+            seed,
+            study,
+            device,
+        )
     }
 
     /// The whole model of the study.
     ///
     /// # Errors
     /// [`ModelError::Setting`].
-    pub fn whole(spec: &EhpalNet, seed: Seed, study: &str, device: &Device) -> Result<Self, ModelError> {
-        Self::new(spec, spec.modalities.keys(), spec.tasks.keys(), seed, study, device)
+    pub fn whole(
+        spec: &EhpalNet,
+        seed: Seed,
+        study: &str,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        Self::new(
+            spec,
+            spec.modalities.keys(),
+            spec.tasks.keys(),
+            seed,
+            study,
+            device,
+        )
     }
 
     fn build(
@@ -111,11 +133,17 @@ impl SiteNetwork {
         };
         let mut stems = Vec::new();
         for key in &modalities {
-            let modality =
-                spec.modalities.get(key).ok_or_else(|| ModelError::UnknownModality(key.clone()))?;
-            stems.push(init.in_group(GroupName::stem(key), norm_of(key.as_str()), |init| {
-                init.at(&format!("stem.{key}"), |init| Stem::new(init, spec, modality, settings.norm))
-            }));
+            let modality = spec
+                .modalities
+                .get(key)
+                .ok_or_else(|| ModelError::UnknownModality(key.clone()))?;
+            stems.push(
+                init.in_group(GroupName::stem(key), norm_of(key.as_str()), |init| {
+                    init.at(&format!("stem.{key}"), |init| {
+                        Stem::new(init, spec, modality, settings.norm)
+                    })
+                }),
+            );
         }
         let trunk = init.in_group(GroupName::trunk(), norm_of("trunk"), |init| {
             Trunk::new(init, spec.width, settings)
@@ -123,14 +151,20 @@ impl SiteNetwork {
         let features = 56 * spec.width;
         let mut heads = Vec::new();
         for key in &tasks {
-            let task = spec.tasks.get(key).ok_or_else(|| ModelError::UnknownTask(key.clone()))?;
+            let task = spec
+                .tasks
+                .get(key)
+                .ok_or_else(|| ModelError::UnknownTask(key.clone()))?;
             let outputs = task.outputs();
             heads.push(init.in_group(GroupName::head(key), None, |init| {
                 init.at(&format!("head.{key}"), |init| Head {
                     kernel: init.tensor(
                         "kernel",
                         [features, outputs],
-                        Start::Glorot { fan_in: features, fan_out: outputs },
+                        Start::Glorot {
+                            fan_in: features,
+                            fan_out: outputs,
+                        },
                     ),
                     bias: init.tensor("bias", [outputs], Start::Constant(0.0)),
                 })
@@ -138,11 +172,17 @@ impl SiteNetwork {
         }
         Ok(Self {
             spec: spec.clone(),
-            manifest: ModelManifest { tensors: init.into_specs() },
+            manifest: ModelManifest {
+                tensors: init.into_specs(),
+            },
             modalities: modalities.into_iter().collect(),
             tasks: tasks.into_iter().collect(),
             device: device.clone(),
-            parts: Parts { stems, trunk, heads },
+            parts: Parts {
+                stems,
+                trunk,
+                heads,
+            },
         })
     }
 
@@ -182,7 +222,11 @@ impl SiteNetwork {
         if !self.device.is_autodiff() {
             return self.clone();
         }
-        Self { parts: self.parts.valid(), device: self.device.clone().inner(), ..self.clone() }
+        Self {
+            parts: self.parts.valid(),
+            device: self.device.clone().inner(),
+            ..self.clone()
+        }
     }
 
     /// The values of every group held.
@@ -204,11 +248,16 @@ impl SiteNetwork {
     pub fn load(&mut self, vector: &ModelVector) -> Result<(), ModelError> {
         let lengths = self.manifest.group_lengths();
         for (group, values) in &vector.0 {
-            let expected =
-                *lengths.get(group).ok_or_else(|| ModelError::UnknownGroup(group.clone()))?;
+            let expected = *lengths
+                .get(group)
+                .ok_or_else(|| ModelError::UnknownGroup(group.clone()))?;
             if values.len() != expected {
                 let (group, got) = (group.clone(), values.len());
-                return Err(ModelError::WrongLength { group, got, expected });
+                return Err(ModelError::WrongLength {
+                    group,
+                    got,
+                    expected,
+                });
             }
         }
         let mut used = BTreeMap::<&GroupName, usize>::new();
@@ -228,7 +277,10 @@ impl SiteNetwork {
     /// Replaces tensors, in manifest order; `None` keeps one.
     pub(crate) fn write(&mut self, tensors: Vec<Option<&[f32]>>) {
         let device = self.device.clone();
-        let mut writer = Writer { tensors: tensors.into_iter(), device };
+        let mut writer = Writer {
+            tensors: tensors.into_iter(),
+            device,
+        };
         self.parts = self.parts.clone().map(&mut writer);
     }
 
@@ -251,7 +303,10 @@ impl SiteNetwork {
             for array in [Some(view.a), b].into_iter().flatten() {
                 if array.records() != records {
                     let shape = vec![records];
-                    return Err(ModelError::ArrayLength { shape, got: array.records() });
+                    return Err(ModelError::ArrayLength {
+                        shape,
+                        got: array.records(),
+                    });
                 }
             }
             let prepare = |array| prepare(&self.spec, view.modality, array, &self.device);
@@ -272,7 +327,9 @@ impl SiteNetwork {
             }
             own[slot - 1] = Some(map);
         }
-        let Some(partner) = partner else { unreachable!("there is an anchor") };
+        let Some(partner) = partner else {
+            unreachable!("there is an anchor")
+        };
         let features = self.fuse(&mut flow, own, &partner, absent);
         Ok(Features(flow.finish(&features)))
     }
@@ -284,7 +341,13 @@ impl SiteNetwork {
         }
     }
 
-    fn fuse(&self, flow: &mut Flow, own: [Option<Map>; 4], partner: &Map, absent: [bool; 4]) -> Map {
+    fn fuse(
+        &self,
+        flow: &mut Flow,
+        own: [Option<Map>; 4],
+        partner: &Map,
+        absent: [bool; 4],
+    ) -> Map {
         let mut index = 0;
         let slots = own.map(|own| {
             let stem = match (&own, absent[index]) {
@@ -312,8 +375,10 @@ impl SiteNetwork {
         features: &Features,
         mask: Option<&Tensor<4>>,
     ) -> Result<Tensor<2>, ModelError> {
-        let index =
-            self.tasks.binary_search(task).map_err(|_| ModelError::UnknownTask(task.clone()))?;
+        let index = self
+            .tasks
+            .binary_search(task)
+            .map_err(|_| ModelError::UnknownTask(task.clone()))?;
         let head = &self.parts.heads[index];
         let pooled = crate::op::pixel_mean(&features.0, mask);
         let kernel = head.kernel.val();
@@ -323,7 +388,10 @@ impl SiteNetwork {
 
     /// The task's description.
     pub(crate) fn task(&self, key: &TaskKey) -> Result<&Task, ModelError> {
-        self.spec.tasks.get(key).ok_or_else(|| ModelError::UnknownTask(key.clone()))
+        self.spec
+            .tasks
+            .get(key)
+            .ok_or_else(|| ModelError::UnknownTask(key.clone()))
     }
 
     /// A dropout mask for a feature map, drawn record by record: 0, or 1 / (1 - rate).
@@ -363,7 +431,11 @@ impl ModuleVisitor for Reader {
 
 /// A tensor's values on the host, in C order.
 pub(crate) fn host_values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().into_vec().unwrap_or_default()
+    tensor
+        .into_data()
+        .convert::<f32>()
+        .try_into_vec()
+        .unwrap_or_default()
 }
 
 struct Writer<'a> {
@@ -373,11 +445,17 @@ struct Writer<'a> {
 
 impl ModuleMapper for Writer<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(values) = self.tensors.next().flatten() else { return param };
+        let Some(values) = self.tensors.next().flatten() else {
+            return param;
+        };
         let (id, old, mapper) = param.consume();
         let data = TensorData::new(values.to_vec(), old.shape());
         let new = Tensor::from_data(data, &self.device);
-        let new = if old.is_require_grad() { new.require_grad() } else { new };
+        let new = if old.is_require_grad() {
+            new.require_grad()
+        } else {
+            new
+        };
         Param::from_mapped_value(id, new, mapper)
     }
 }
@@ -386,8 +464,10 @@ impl ModuleMapper for Writer<'_> {
 impl SiteNetwork {
     /// A whole network with block settings that a specification cannot express.
     pub(crate) fn with_settings(spec: &EhpalNet, settings: Settings, device: &Device) -> Self {
-        let (modalities, tasks) =
-            (spec.modalities.keys().cloned().collect(), spec.tasks.keys().cloned().collect());
+        let (modalities, tasks) = (
+            spec.modalities.keys().cloned().collect(),
+            spec.tasks.keys().cloned().collect(),
+        );
         Self::build(spec, modalities, tasks, settings, Seed(0), "test", device).unwrap()
     }
 

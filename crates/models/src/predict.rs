@@ -40,10 +40,16 @@ impl SiteNetwork {
         let mut mean = vec![vec![0.0_f64; kind.outputs()]; batch];
         let mut square = mean.clone();
         for _ in 0..passes.max(1) {
-            let mask = if passes == 0 { None } else { self.dropout_mask(features.dims(), dropout) };
+            let mask = if passes == 0 {
+                None
+            } else {
+                self.dropout_mask(features.dims(), dropout)
+            };
             let logits = host_values(self.logits(task, &features, mask.as_ref())?);
             if !logits.iter().all(|value| value.is_finite()) {
-                return Err(ModelError::NotFinite { what: "a prediction".into() });
+                return Err(ModelError::NotFinite {
+                    what: "a prediction".into(),
+                });
             }
             for (b, outputs) in activate(kind, &logits, batch).into_iter().enumerate() {
                 for (o, value) in outputs.into_iter().enumerate() {
@@ -55,7 +61,10 @@ impl SiteNetwork {
         let count = passes.max(1) as f64;
         let predictions = mean.into_iter().zip(square).map(|(mean, square)| {
             let outputs: Vec<f32> = mean.iter().map(|total| (total / count) as f32).collect();
-            let spread = mean.iter().zip(&square).map(|(m, s)| (s / count - (m / count).powi(2)).max(0.0));
+            let spread = mean
+                .iter()
+                .zip(&square)
+                .map(|(m, s)| (s / count - (m / count).powi(2)).max(0.0));
             let variance = (spread.sum::<f64>() / outputs.len() as f64) as f32;
             Prediction {
                 risk: risk(kind, &outputs),

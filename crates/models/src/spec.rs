@@ -226,23 +226,47 @@ impl EhpalNet {
     /// [`ModelError::Setting`] for the first value outside its range.
     pub fn check(&self) -> Result<(), ModelError> {
         let refuse = |key: String, value: String, remedy: &str| {
-            Err(ModelError::Setting { key, value, remedy: remedy.to_owned() })
+            Err(ModelError::Setting {
+                key,
+                value,
+                remedy: remedy.to_owned(),
+            })
         };
         if !(8..=64).contains(&self.width) || !self.width.is_multiple_of(8) {
-            return refuse("width".into(), self.width.to_string(), "use a multiple of 8 from 8 to 64");
+            return refuse(
+                "width".into(),
+                self.width.to_string(),
+                "use a multiple of 8 from 8 to 64",
+            );
         }
         if !(32..=1024).contains(&self.side) || !self.side.is_multiple_of(32) {
-            return refuse("side".into(), self.side.to_string(), "use a multiple of 32 from 32 to 1024");
+            return refuse(
+                "side".into(),
+                self.side.to_string(),
+                "use a multiple of 32 from 32 to 1024",
+            );
         }
         if !(0.0..=1e-3).contains(&self.guard_eps2) {
             let value = self.guard_eps2.to_string();
-            return refuse("guard_eps2".into(), value, "use 1e-6, or 0 to turn the guard off");
+            return refuse(
+                "guard_eps2".into(),
+                value,
+                "use 1e-6, or 0 to turn the guard off",
+            );
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return refuse("dropout".into(), self.dropout.to_string(), "use a rate from 0 to below 1");
+            return refuse(
+                "dropout".into(),
+                self.dropout.to_string(),
+                "use a rate from 0 to below 1",
+            );
         }
         if self.modalities.is_empty() {
-            return refuse("modalities".into(), "{}".into(), "name at least one modality");
+            return refuse(
+                "modalities".into(),
+                "{}".into(),
+                "name at least one modality",
+            );
         }
         if self.tasks.is_empty() {
             return refuse("tasks".into(), "{}".into(), "name at least one task");
@@ -250,27 +274,58 @@ impl EhpalNet {
         for (key, modality) in &self.modalities {
             let at = |field: &str| format!("modalities.{key}.{field}");
             if !(1..=4).contains(&modality.slot()) {
-                return refuse(at("slot"), modality.slot().to_string(), "use a slot from 1 to 4");
+                return refuse(
+                    at("slot"),
+                    modality.slot().to_string(),
+                    "use a slot from 1 to 4",
+                );
             }
             match *modality {
                 Modality::Image { channels, .. } if channels != 1 && channels != 3 => {
-                    return refuse(at("channels"), channels.to_string(), "images have 1 or 3 channels");
+                    return refuse(
+                        at("channels"),
+                        channels.to_string(),
+                        "images have 1 or 3 channels",
+                    );
                 }
                 Modality::Image { .. } => {}
-                Modality::Signal { channels, length, .. } => {
+                Modality::Signal {
+                    channels, length, ..
+                } => {
                     if !(1..=4096).contains(&channels) {
-                        return refuse(at("channels"), channels.to_string(), "use 1 to 4096 channels");
+                        return refuse(
+                            at("channels"),
+                            channels.to_string(),
+                            "use 1 to 4096 channels",
+                        );
                     }
                     if !(2..=1 << 20).contains(&length) {
-                        return refuse(at("length"), length.to_string(), "use 2 to 1048576 samples");
+                        return refuse(
+                            at("length"),
+                            length.to_string(),
+                            "use 2 to 1048576 samples",
+                        );
                     }
                 }
-                Modality::Table { features, hidden, input_dropout, .. } => {
+                Modality::Table {
+                    features,
+                    hidden,
+                    input_dropout,
+                    ..
+                } => {
                     if !(1..=1 << 20).contains(&features) {
-                        return refuse(at("features"), features.to_string(), "use 1 to 1048576 columns");
+                        return refuse(
+                            at("features"),
+                            features.to_string(),
+                            "use 1 to 1048576 columns",
+                        );
                     }
                     if !(1..=4096).contains(&hidden) {
-                        return refuse(at("hidden"), hidden.to_string(), "use 1 to 4096 hidden units");
+                        return refuse(
+                            at("hidden"),
+                            hidden.to_string(),
+                            "use 1 to 4096 hidden units",
+                        );
                     }
                     if !(0.0..1.0).contains(&input_dropout) {
                         let value = input_dropout.to_string();
@@ -288,7 +343,11 @@ impl EhpalNet {
             };
             if !(least..=65536).contains(&task.outputs()) {
                 let remedy = format!("use {least} to 65536");
-                return refuse(format!("tasks.{key}.{field}"), task.outputs().to_string(), &remedy);
+                return refuse(
+                    format!("tasks.{key}.{field}"),
+                    task.outputs().to_string(),
+                    &remedy,
+                );
             }
         }
         Ok(())

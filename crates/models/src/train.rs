@@ -56,8 +56,15 @@ impl Trainer {
             });
         }
         let weights = flat(&network);
-        let optimiser = Optimiser { rule, state: OptimiserState::default() };
-        Ok(Self { network, weights, optimiser })
+        let optimiser = Optimiser {
+            rule,
+            state: OptimiserState::default(),
+        };
+        Ok(Self {
+            network,
+            weights,
+            optimiser,
+        })
     }
 
     /// The network as trained so far.
@@ -102,17 +109,27 @@ impl Trainer {
         let logits = network.logits(batch.task, &features, mask.as_ref())?;
         let task = network.task(batch.task)?;
         let (sum, weight) = loss(batch.task, task, &logits, batch.targets, batch.mask)?;
-        let value = host_values(sum.clone()).first().copied().unwrap_or(f32::NAN);
+        let value = host_values(sum.clone())
+            .first()
+            .copied()
+            .unwrap_or(f32::NAN);
         if !value.is_finite() {
-            return Err(ModelError::NotFinite { what: "the training loss".into() });
+            return Err(ModelError::NotFinite {
+                what: "the training loss".into(),
+            });
         }
-        let total = LossSum { sum: f64::from(value), weight };
+        let total = LossSum {
+            sum: f64::from(value),
+            weight,
+        };
         if weight == 0.0 {
             return Ok((vec![0.0; self.weights.len()], total));
         }
         let mut gradients = (sum / weight as f32).backward();
-        let mut collector =
-            Collector { gradients: &mut gradients, flat: Vec::with_capacity(self.weights.len()) };
+        let mut collector = Collector {
+            gradients: &mut gradients,
+            flat: Vec::with_capacity(self.weights.len()),
+        };
         network.parts.visit(&mut collector);
         Ok((collector.flat, total))
     }
@@ -142,10 +159,15 @@ impl Trainer {
     /// [`ModelError::NotFinite`] or [`ModelError::ArrayLength`]; then nothing is changed.
     pub fn apply(&mut self, gradient: &[f32], factor: f32) -> Result<(), ModelError> {
         if gradient.len() != self.weights.len() {
-            return Err(ModelError::ArrayLength { shape: vec![self.weights.len()], got: gradient.len() });
+            return Err(ModelError::ArrayLength {
+                shape: vec![self.weights.len()],
+                got: gradient.len(),
+            });
         }
         if !gradient.iter().all(|value| value.is_finite()) {
-            return Err(ModelError::NotFinite { what: "a gradient".into() });
+            return Err(ModelError::NotFinite {
+                what: "a gradient".into(),
+            });
         }
         self.optimiser.step(&mut self.weights, gradient, factor);
         post_step(&self.network, &mut self.weights);
@@ -212,7 +234,9 @@ impl ModuleVisitor for Collector<'_> {
         match tensor.grad_remove(self.gradients) {
             Some(gradient) => self.flat.extend(host_values(gradient)),
             // Not reached by this batch: the absent embedding of a slot in use, a frozen statistic.
-            None => self.flat.extend(std::iter::repeat_n(0.0, tensor.shape().num_elements())),
+            None => self
+                .flat
+                .extend(std::iter::repeat_n(0.0, tensor.shape().num_elements())),
         }
     }
 }

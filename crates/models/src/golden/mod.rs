@@ -19,7 +19,12 @@ use npz::{Npy, Npz};
 /// The case files, or nothing where the folder is absent.
 fn files() -> Option<Vec<PathBuf>> {
     let root = std::env::var_os("CONSILIUM_GOLDEN").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/golden")),
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../../shared/data/golden"
+            ))
+        },
         PathBuf::from,
     );
     let folder = root.join("ehpal");
@@ -65,8 +70,16 @@ impl Precision {
         }
     }
 
-    fn tensor<const D: usize>(self, values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
-        Tensor::from_data(TensorData::new(values.to_vec(), shape), (device, self.dtype()))
+    fn tensor<const D: usize>(
+        self,
+        values: &[f32],
+        shape: [usize; D],
+        device: &Device,
+    ) -> Tensor<D> {
+        Tensor::from_data(
+            TensorData::new(values.to_vec(), shape),
+            (device, self.dtype()),
+        )
     }
 
     /// A map `[batch, height, width, channels]` as `[channels, height, width, batch]`.
@@ -79,7 +92,7 @@ impl Precision {
 
 /// A tensor's values on the host in double precision.
 fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-    tensor.into_data().convert::<f64>().into_vec().unwrap()
+    tensor.into_data().convert::<f64>().try_into_vec().unwrap()
 }
 
 /// A map's values in NHWC order.
@@ -90,13 +103,23 @@ fn nhwc(tensor: Tensor<4>) -> Vec<f64> {
 #[track_caller]
 fn close(what: &str, got: &[f64], expected: &[f32], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: number of values");
-    let rms = (expected.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / expected.len() as f64).sqrt();
+    let rms = (expected.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / expected.len() as f64)
+        .sqrt();
     let worst = got
         .iter()
         .zip(expected)
         .map(|(got, &expected)| (got - f64::from(expected)).abs())
-        .fold(0.0, |worst: f64, error| if error.is_nan() { f64::NAN } else { worst.max(error) });
-    assert!(worst <= tolerance * rms.max(1e-12), "{what}: error {worst:.3e}, rms {rms:.3e}");
+        .fold(0.0, |worst: f64, error| {
+            if error.is_nan() {
+                f64::NAN
+            } else {
+                worst.max(error)
+            }
+        });
+    assert!(
+        worst <= tolerance * rms.max(1e-12),
+        "{what}: error {worst:.3e}, rms {rms:.3e}"
+    );
 }
 
 /// Values of a reference tensor in the order of ours, by our shape.
@@ -145,9 +168,16 @@ fn fill<M: Module>(
     device: &Device,
     weight: impl Fn(&TensorSpec) -> Vec<f32>,
 ) -> M {
-    let mut filler = Filler { values: specs.iter().map(weight).collect::<Vec<_>>().into_iter(), precision, device };
+    let mut filler = Filler {
+        values: specs.iter().map(weight).collect::<Vec<_>>().into_iter(),
+        precision,
+        device,
+    };
     let module = module.map(&mut filler);
-    assert!(filler.values.next().is_none(), "a parameter was not visited");
+    assert!(
+        filler.values.next().is_none(),
+        "a parameter was not visited"
+    );
     module
 }
 
@@ -162,7 +192,11 @@ impl ModuleMapper for Filler<'_> {
         let (id, old, mapper) = param.consume();
         let values = self.values.next().unwrap();
         let new = self.precision.tensor(&values, old.dims(), self.device);
-        let new = if old.is_require_grad() { new.require_grad() } else { new };
+        let new = if old.is_require_grad() {
+            new.require_grad()
+        } else {
+            new
+        };
         Param::from_mapped_value(id, new, mapper)
     }
 }

@@ -30,7 +30,11 @@ impl Npy {
         let mut index = vec![0; axes.len()];
         let mut out = Vec::with_capacity(self.values.len());
         for _ in 0..self.values.len() {
-            let at: usize = index.iter().zip(axes).map(|(i, &axis)| i * strides[axis]).sum();
+            let at: usize = index
+                .iter()
+                .zip(axes)
+                .map(|(i, &axis)| i * strides[axis])
+                .sum();
             out.push(self.values[at]);
             for position in (0..axes.len()).rev() {
                 index[position] += 1;
@@ -48,7 +52,10 @@ impl Npy {
         let per = self.values.len() / self.shape[0];
         let mut shape = self.shape.clone();
         shape[0] = 1;
-        Self { shape, values: self.values[b * per..(b + 1) * per].to_vec() }
+        Self {
+            shape,
+            values: self.values[b * per..(b + 1) * per].to_vec(),
+        }
     }
 }
 
@@ -75,7 +82,9 @@ impl Npz {
 
     #[track_caller]
     pub fn get(&self, name: &str) -> &Npy {
-        self.0.get(name).unwrap_or_else(|| panic!("array {name} is not in the file"))
+        self.0
+            .get(name)
+            .unwrap_or_else(|| panic!("array {name} is not in the file"))
     }
 }
 
@@ -83,7 +92,10 @@ fn parse(bytes: &[u8]) -> Npy {
     assert_eq!(&bytes[..6], b"\x93NUMPY");
     let (length, start) = match bytes[6] {
         1 => (usize::from(u16::from_le_bytes([bytes[8], bytes[9]])), 10),
-        _ => (u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize, 12),
+        _ => (
+            u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize,
+            12,
+        ),
     };
     let header = std::str::from_utf8(&bytes[start..start + length]).unwrap();
     let field = |name: &str| header.split_once(&format!("'{name}': ")).unwrap().1;
@@ -98,10 +110,22 @@ fn parse(bytes: &[u8]) -> Npy {
         .collect();
     let data = &bytes[start + length..];
     let values: Vec<f32> = match field("descr").get(1..4).unwrap() {
-        "<f4" => data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
-        "<f8" => data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap()) as f32).collect(),
-        "<i4" => data.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()) as f32).collect(),
-        "<i8" => data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32).collect(),
+        "<f4" => data
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect(),
+        "<f8" => data
+            .chunks_exact(8)
+            .map(|b| f64::from_le_bytes(b.try_into().unwrap()) as f32)
+            .collect(),
+        "<i4" => data
+            .chunks_exact(4)
+            .map(|b| i32::from_le_bytes(b.try_into().unwrap()) as f32)
+            .collect(),
+        "<i8" => data
+            .chunks_exact(8)
+            .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32)
+            .collect(),
         "|b1" => data.iter().map(|&b| f32::from(b)).collect(),
         other => panic!("array type {other}"),
     };

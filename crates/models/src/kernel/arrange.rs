@@ -12,24 +12,45 @@ pub(crate) fn shuffled(out: usize, n: usize) -> usize {
 
 /// Concatenates maps along the channels; with `shuffle` in the order of [`shuffled`].
 pub(crate) fn concat(maps: &[&[f32]], columns: usize, shuffle: bool) -> Vec<f32> {
-    let rows: Vec<&[f32]> = maps.iter().flat_map(|map| map.chunks_exact(columns)).collect();
+    let rows: Vec<&[f32]> = maps
+        .iter()
+        .flat_map(|map| map.chunks_exact(columns))
+        .collect();
     let mut out = Vec::with_capacity(rows.len() * columns);
     for row in 0..rows.len() {
-        out.extend_from_slice(rows[if shuffle { shuffled(row, rows.len()) } else { row }]);
+        out.extend_from_slice(
+            rows[if shuffle {
+                shuffled(row, rows.len())
+            } else {
+                row
+            }],
+        );
     }
     out
 }
 
 /// Splits a gradient of [`concat`] into parts of the given channel counts.
-pub(crate) fn split(dy: &[f32], channels: &[usize], columns: usize, shuffle: bool) -> Vec<Vec<f32>> {
+pub(crate) fn split(
+    dy: &[f32],
+    channels: &[usize],
+    columns: usize,
+    shuffle: bool,
+) -> Vec<Vec<f32>> {
     let total: usize = channels.iter().sum();
-    let mut parts: Vec<Vec<f32>> = channels.iter().map(|&c| Vec::with_capacity(c * columns)).collect();
+    let mut parts: Vec<Vec<f32>> = channels
+        .iter()
+        .map(|&c| Vec::with_capacity(c * columns))
+        .collect();
     let per = total / 8;
     let mut row = 0;
     for (part, &count) in parts.iter_mut().zip(channels) {
         for _ in 0..count {
             // Inverse of `shuffled`: source row g * per + j went to j * 8 + g.
-            let at = if shuffle { (row % per) * 8 + row / per } else { row };
+            let at = if shuffle {
+                (row % per) * 8 + row / per
+            } else {
+                row
+            };
             part.extend_from_slice(&dy[at * columns..(at + 1) * columns]);
             row += 1;
         }
@@ -79,12 +100,16 @@ pub(crate) fn max_pool(
     let mut y = vec![f32::NEG_INFINITY; planes * height * width * batch];
     let mut winners = vec![0_u32; y.len()];
     let (row_taps, col_taps) = (rows.forward(), cols.forward());
-    let mut outputs = y.chunks_exact_mut(batch).zip(winners.chunks_exact_mut(batch));
+    let mut outputs = y
+        .chunks_exact_mut(batch)
+        .zip(winners.chunks_exact_mut(batch));
     for c in 0..planes {
         for oh in 0..height {
             for ow in 0..width {
                 // One chunk per output pixel by construction.
-                let Some((y, winners)) = outputs.next() else { return (Vec::new(), Vec::new()) };
+                let Some((y, winners)) = outputs.next() else {
+                    return (Vec::new(), Vec::new());
+                };
                 let mut first = true;
                 for &(_, ih) in row_taps.at(oh) {
                     for &(_, iw) in col_taps.at(ow) {
@@ -147,7 +172,13 @@ vectorised! {
 }
 
 /// Gradient of [`pixel_sum`] with respect to `x`.
-pub(crate) fn pixel_spread(dy: &[f32], mask: Option<&[f32]>, pixels: usize, batch: usize, scale: f32) -> Vec<f32> {
+pub(crate) fn pixel_spread(
+    dy: &[f32],
+    mask: Option<&[f32]>,
+    pixels: usize,
+    batch: usize,
+    scale: f32,
+) -> Vec<f32> {
     let mut dx = Vec::with_capacity(dy.len() * pixels);
     for row in dy.chunks_exact(batch) {
         for _ in 0..pixels {
@@ -189,7 +220,10 @@ pub(crate) fn window(t: usize, length: usize, pixels: usize) -> std::ops::Range<
 /// Adaptive averaging of `[channels, length, batch]` to `[channels, pixels, batch]`.
 pub(crate) fn resample(x: &[f32], length: usize, pixels: usize, batch: usize) -> Vec<f32> {
     let mut y = vec![0.0; x.len() / length * pixels];
-    for (x, y) in x.chunks_exact(length * batch).zip(y.chunks_exact_mut(pixels * batch)) {
+    for (x, y) in x
+        .chunks_exact(length * batch)
+        .zip(y.chunks_exact_mut(pixels * batch))
+    {
         for (t, y) in y.chunks_exact_mut(batch).enumerate() {
             let window = window(t, length, pixels);
             let weight = 1.0 / window.len() as f32;
@@ -204,9 +238,17 @@ pub(crate) fn resample(x: &[f32], length: usize, pixels: usize, batch: usize) ->
 }
 
 /// Gradient of [`resample`].
-pub(crate) fn resample_gradient(dy: &[f32], length: usize, pixels: usize, batch: usize) -> Vec<f32> {
+pub(crate) fn resample_gradient(
+    dy: &[f32],
+    length: usize,
+    pixels: usize,
+    batch: usize,
+) -> Vec<f32> {
     let mut dx = vec![0.0; dy.len() / pixels * length];
-    for (dx, dy) in dx.chunks_exact_mut(length * batch).zip(dy.chunks_exact(pixels * batch)) {
+    for (dx, dy) in dx
+        .chunks_exact_mut(length * batch)
+        .zip(dy.chunks_exact(pixels * batch))
+    {
         for (t, dy) in dy.chunks_exact(batch).enumerate() {
             let window = window(t, length, pixels);
             let weight = 1.0 / window.len() as f32;
@@ -241,7 +283,10 @@ pub(crate) fn upscale_gradient(dy: &[f32], width: usize, batch: usize, factor: u
     let blocks = dy.chunks_exact(width * batch * factor * factor);
     for (dx, dy) in dx.chunks_exact_mut(width * batch).zip(blocks) {
         for row in dy.chunks_exact(width * batch * factor) {
-            for (dx, dy) in dx.chunks_exact_mut(batch).zip(row.chunks_exact(batch * factor)) {
+            for (dx, dy) in dx
+                .chunks_exact_mut(batch)
+                .zip(row.chunks_exact(batch * factor))
+            {
                 for dy in dy.chunks_exact(batch) {
                     for (dx, dy) in dx.iter_mut().zip(dy) {
                         *dx += dy;
@@ -273,10 +318,17 @@ pub(crate) fn add_activate(a: &[f32], b: &[f32], activation: Activation) -> Vec<
 }
 
 /// Gradient of [`add_activate`] with respect to either term.
-pub(crate) fn add_activate_gradient(a: &[f32], b: &[f32], dy: &[f32], activation: Activation) -> Vec<f32> {
+pub(crate) fn add_activate_gradient(
+    a: &[f32],
+    b: &[f32],
+    dy: &[f32],
+    activation: Activation,
+) -> Vec<f32> {
     let sums = a.iter().zip(b).map(|(a, b)| a + b).zip(dy);
     match activation {
-        Activation::Relu => sums.map(|(v, dy)| if v > 0.0 { *dy } else { 0.0 }).collect(),
+        Activation::Relu => sums
+            .map(|(v, dy)| if v > 0.0 { *dy } else { 0.0 })
+            .collect(),
         Activation::Gelu => sums.map(|(v, dy)| dy * gelu_slope(v)).collect(),
     }
 }
@@ -293,5 +345,8 @@ fn gelu(x: f32) -> f32 {
 
 fn gelu_slope(x: f32) -> f32 {
     let density = (-0.5 * x * x).exp() * 0.398_942_3;
-    0.5f32.mul_add(1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2), x * density)
+    0.5f32.mul_add(
+        1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2),
+        x * density,
+    )
 }

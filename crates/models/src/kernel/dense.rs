@@ -163,10 +163,19 @@ vectorised! {
 }
 
 #[inline(always)]
-fn correlate_block<const M: usize>(x: &[f32], dy: &[f32], shape: Dense, channel: usize, dw: &mut [f32]) {
+fn correlate_block<const M: usize>(
+    x: &[f32],
+    dy: &[f32],
+    shape: Dense,
+    channel: usize,
+    dw: &mut [f32],
+) {
     let batch = shape.batch;
     let (in_w, out_w) = (shape.cols.input, shape.cols.output());
-    let (plane_in, plane_out) = (shape.rows.input * in_w * batch, shape.rows.output() * out_w * batch);
+    let (plane_in, plane_out) = (
+        shape.rows.input * in_w * batch,
+        shape.rows.output() * out_w * batch,
+    );
     let window = shape.rows.kernel * shape.cols.kernel;
     let (rows, cols) = (shape.rows.valid(), shape.cols.valid());
     let dy: [&[f32]; M] = std::array::from_fn(|r| &dy[(channel + r) * plane_out..][..plane_out]);
@@ -202,7 +211,9 @@ fn correlate_block<const M: usize>(x: &[f32], dy: &[f32], shape: Dense, channel:
                 }
                 for r in 0..M {
                     let total = acc[r].iter().sum::<f32>() + rest[r];
-                    dw[((channel + r) * shape.inputs + source) * window + kh * shape.cols.kernel + kw] = total;
+                    dw[((channel + r) * shape.inputs + source) * window
+                        + kh * shape.cols.kernel
+                        + kw] = total;
                 }
             }
         }

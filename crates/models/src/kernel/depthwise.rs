@@ -22,7 +22,18 @@ impl Depthwise {
         let (rows, cols) = (self.rows.forward(), self.cols.forward());
         let mut y = vec![0.0; self.channels * rows.len() * cols.len() * self.batch];
         let from = self.rows.input * self.cols.input * self.batch;
-        gather(x, from, self.cols.input, w, self.rows.kernel, bias, &rows, &cols, self.batch, &mut y);
+        gather(
+            x,
+            from,
+            self.cols.input,
+            w,
+            self.rows.kernel,
+            bias,
+            &rows,
+            &cols,
+            self.batch,
+            &mut y,
+        );
         y
     }
 
@@ -32,7 +43,18 @@ impl Depthwise {
         let mut dx = vec![0.0; self.channels * rows.len() * cols.len() * self.batch];
         let (height, width) = (self.rows.output(), self.cols.output());
         let from = height * width * self.batch;
-        gather(dy, from, width, w, self.rows.kernel, None, &rows, &cols, self.batch, &mut dx);
+        gather(
+            dy,
+            from,
+            width,
+            w,
+            self.rows.kernel,
+            None,
+            &rows,
+            &cols,
+            self.batch,
+            &mut dx,
+        );
         dx
     }
 

@@ -113,8 +113,17 @@ fn sigmoid(x: f64) -> f64 {
 pub(crate) fn dct_matrix(len: usize) -> Arc<Vec<f32>> {
     static KNOWN: Mutex<BTreeMap<usize, Arc<Vec<f32>>>> = Mutex::new(BTreeMap::new());
     // A poisoned lock still holds whole matrices: an entry is inserted when it is finished.
-    let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let make = || Arc::new(exact_dct_matrix(len).into_iter().map(|v| v as f32).collect());
+    let mut known = KNOWN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let make = || {
+        Arc::new(
+            exact_dct_matrix(len)
+                .into_iter()
+                .map(|v| v as f32)
+                .collect(),
+        )
+    };
     known.entry(len).or_insert_with(make).clone()
 }
 
@@ -122,7 +131,12 @@ pub(crate) fn dct_matrix(len: usize) -> Arc<Vec<f32>> {
 pub(crate) fn exact_dct_matrix(len: usize) -> Vec<f64> {
     let mut matrix = Vec::with_capacity(len * len);
     for k in 0..len {
-        let weight = if k == 0 { 1.0 / len as f64 } else { 2.0 / len as f64 }.sqrt();
+        let weight = if k == 0 {
+            1.0 / len as f64
+        } else {
+            2.0 / len as f64
+        }
+        .sqrt();
         for n in 0..len {
             let phase = std::f64::consts::PI * ((2 * n + 1) * k) as f64 / (2 * len) as f64;
             matrix.push(weight * phase.cos());
@@ -139,13 +153,25 @@ fn product(matrix: &[f32], transposed: bool, x: &[f32], f: usize, batch: usize) 
 }
 
 /// One unit's gates from the pooled streams `a_i`, `[F, B]`.
-pub(crate) fn forward(a: [&[f32]; 2], unit: Unit<'_>, dct: &[f32], batch: usize, formulas: Formulas) -> Saved {
+pub(crate) fn forward(
+    a: [&[f32]; 2],
+    unit: Unit<'_>,
+    dct: &[f32],
+    batch: usize,
+    formulas: Formulas,
+) -> Saved {
     let f = unit.s.len();
     let guard = f64::from(formulas.guard_eps2);
     let s: Vec<f64> = unit
         .s
         .iter()
-        .map(|&s| if formulas.sigmoid_s { 1.0 + sigmoid(f64::from(s)) } else { f64::from(s) })
+        .map(|&s| {
+            if formulas.sigmoid_s {
+                1.0 + sigmoid(f64::from(s))
+            } else {
+                f64::from(s)
+            }
+        })
         .collect();
     let c = f64::from(unit.curvature_log[0]).exp().clamp(0.1, 10.0);
     let s_hat: Vec<f64> = s.iter().map(|s| s * sigmoid(c)).collect();
@@ -181,7 +207,9 @@ pub(crate) fn forward(a: [&[f32]; 2], unit: Unit<'_>, dct: &[f32], batch: usize,
             stream.r.push(r);
             stream.norm2.push(norm2);
             stream.norm.push((norm2 + guard).sqrt());
-            stream.cubic.push((0..f).map(|k| column(&stream.d, k).powi(3)).sum());
+            stream
+                .cubic
+                .push((0..f).map(|k| column(&stream.d, k).powi(3)).sum());
             stream.time.push(c_hat.mul_add(norm2, 1.0).sqrt() / c_hat);
         }
         stream.q = product(unit.psi_real, false, &stream.a, f, batch);
@@ -192,19 +220,23 @@ pub(crate) fn forward(a: [&[f32]; 2], unit: Unit<'_>, dct: &[f32], batch: usize,
         for b in 0..batch {
             let space: f64 = (0..f)
                 .map(|k| {
-                    let sum = f64::from(stream.d[k * batch + b]) + f64::from(stream.q[k * batch + b]);
+                    let sum =
+                        f64::from(stream.d[k * batch + b]) + f64::from(stream.q[k * batch + b]);
                     f64::from(unit.hyper_beta[k]) * sum * sum
                 })
                 .sum();
             let minkowski = space - other_time[b] * other_time[b];
             let lorentz = f64::from(unit.lorentz_alpha[0]) * minkowski;
-            let poincare = (root_c * stream.norm[b]).tanh() / (stream.norm[b] + 1e-6) * stream.cubic[b];
+            let poincare =
+                (root_c * stream.norm[b]).tanh() / (stream.norm[b] + 1e-6) * stream.cubic[b];
             let score =
                 f64::from(unit.hyper_gate[0]) * lorentz + f64::from(unit.hyper_gate1[0]) * poincare;
             stream.minkowski.push(minkowski);
             stream.lorentz.push(lorentz);
             stream.poincare.push(poincare);
-            stream.h.push(sigmoid(f64::from(formulas.score_scale) * score));
+            stream
+                .h
+                .push(sigmoid(f64::from(formulas.score_scale) * score));
         }
     }
     let gates = std::array::from_fn(|i| {
@@ -216,7 +248,14 @@ pub(crate) fn forward(a: [&[f32]; 2], unit: Unit<'_>, dct: &[f32], batch: usize,
         }
         gate
     });
-    Saved { streams, c, c_hat, s, s_hat, gates }
+    Saved {
+        streams,
+        c,
+        c_hat,
+        s,
+        s_hat,
+        gates,
+    }
 }
 
 /// Gradients of the pooled streams and of the unit's tensors, in the order of [`Unit`], given those of
@@ -230,11 +269,22 @@ pub(crate) fn backward(
     dgates: [&[f32]; 2],
 ) -> ([Vec<f32>; 2], [Vec<f32>; TENSORS]) {
     let f = unit.s.len();
-    let Saved { streams, c, c_hat, s, s_hat, .. } = saved;
+    let Saved {
+        streams,
+        c,
+        c_hat,
+        s,
+        s_hat,
+        ..
+    } = saved;
     let (c, c_hat) = (*c, *c_hat);
     let root_c = c_hat.sqrt();
-    let [alpha, gate, gate1] =
-        [unit.lorentz_alpha[0], unit.hyper_gate[0], unit.hyper_gate1[0]].map(f64::from);
+    let [alpha, gate, gate1] = [
+        unit.lorentz_alpha[0],
+        unit.hyper_gate[0],
+        unit.hyper_gate1[0],
+    ]
+    .map(f64::from);
     let mut dcross = vec![0.0; f];
     let mut doutput = vec![0.0; f];
     let mut dbeta = vec![0.0_f64; f];
@@ -307,7 +357,9 @@ pub(crate) fn backward(
             let column = |values: &[f32], u: usize| f64::from(values[u * batch + b]);
             let r = stream.r[b];
             let log_r = r.ln();
-            let mean: f64 = (0..f).map(|u| column(&stream.a, u) * column(&da[i], u)).sum();
+            let mean: f64 = (0..f)
+                .map(|u| column(&stream.a, u) * column(&da[i], u))
+                .sum();
             let mut dr = 0.0;
             for u in 0..f {
                 let (re, im) = (column(&stream.re, u), column(&stream.im, u));
@@ -344,12 +396,20 @@ pub(crate) fn backward(
     let dc = dc_hat * mean_open
         + open * (1.0 - open) * ds_hat.iter().zip(s).map(|(d, s)| d * s).sum::<f64>();
     let raw = f64::from(unit.curvature_log[0]).exp();
-    let dkappa = if (0.1..=10.0).contains(&raw) { dc * raw } else { 0.0 };
+    let dkappa = if (0.1..=10.0).contains(&raw) {
+        dc * raw
+    } else {
+        0.0
+    };
     let ds = (0..f)
         .map(|u| {
             let (slope, value) = (sigmoid(s[u]), sigmoid(f64::from(unit.s[u])));
             let ds = ds_hat[u] * open + dc_hat * c * slope * (1.0 - slope) / f as f64;
-            (if formulas.sigmoid_s { ds * value * (1.0 - value) } else { ds }) as f32
+            (if formulas.sigmoid_s {
+                ds * value * (1.0 - value)
+            } else {
+                ds
+            }) as f32
         })
         .collect();
     let tensors = [
@@ -385,11 +445,20 @@ pub(crate) fn pcmfa_forward(
 ) -> (Vec<f32>, [Saved; 2]) {
     let dct = dct_matrix(units[0].s.len());
     let first = forward(a, units[0], &dct, batch, formulas);
-    let between: [Vec<f32>; 2] =
-        std::array::from_fn(|i| a[i].iter().zip(&first.gates[i]).map(|(a, g)| a * g).collect());
+    let between: [Vec<f32>; 2] = std::array::from_fn(|i| {
+        a[i].iter()
+            .zip(&first.gates[i])
+            .map(|(a, g)| a * g)
+            .collect()
+    });
     let second = forward([&between[0], &between[1]], units[1], &dct, batch, formulas);
     let gates = (0..2)
-        .flat_map(|i| first.gates[i].iter().zip(&second.gates[i]).map(|(g, h)| g * h))
+        .flat_map(|i| {
+            first.gates[i]
+                .iter()
+                .zip(&second.gates[i])
+                .map(|(g, h)| g * h)
+        })
         .collect();
     (gates, [first, second])
 }
@@ -405,22 +474,41 @@ pub(crate) fn pcmfa_backward(
 ) -> ([Vec<f32>; 2], [[Vec<f32>; TENSORS]; 2]) {
     let dct = dct_matrix(units[0].s.len());
     let half = dgates.len() / 2;
-    let multiplied = |x: &[f32], y: &[f32]| -> Vec<f32> { x.iter().zip(y).map(|(x, y)| x * y).collect() };
+    let multiplied =
+        |x: &[f32], y: &[f32]| -> Vec<f32> { x.iter().zip(y).map(|(x, y)| x * y).collect() };
     let part = |i: usize| &dgates[i * half..(i + 1) * half];
     let dsecond: [Vec<f32>; 2] = std::array::from_fn(|i| multiplied(part(i), &saved[0].gates[i]));
-    let (dbetween, tensors2) =
-        backward(&saved[1], units[1], &dct, batch, formulas, [&dsecond[0], &dsecond[1]]);
+    let (dbetween, tensors2) = backward(
+        &saved[1],
+        units[1],
+        &dct,
+        batch,
+        formulas,
+        [&dsecond[0], &dsecond[1]],
+    );
     let dfirst: [Vec<f32>; 2] = std::array::from_fn(|i| {
         let direct = multiplied(part(i), &saved[1].gates[i]);
-        direct.iter().zip(multiplied(&dbetween[i], a[i])).map(|(x, y)| x + y).collect()
+        direct
+            .iter()
+            .zip(multiplied(&dbetween[i], a[i]))
+            .map(|(x, y)| x + y)
+            .collect()
     });
-    let (mut dpooled, tensors1) =
-        backward(&saved[0], units[0], &dct, batch, formulas, [&dfirst[0], &dfirst[1]]);
+    let (mut dpooled, tensors1) = backward(
+        &saved[0],
+        units[0],
+        &dct,
+        batch,
+        formulas,
+        [&dfirst[0], &dfirst[1]],
+    );
     for i in 0..2 {
-        for (da, through) in dpooled[i].iter_mut().zip(multiplied(&dbetween[i], &saved[0].gates[i])) {
+        for (da, through) in dpooled[i]
+            .iter_mut()
+            .zip(multiplied(&dbetween[i], &saved[0].gates[i]))
+        {
             *da += through;
         }
     }
     (dpooled, [tensors1, tensors2])
 }
-

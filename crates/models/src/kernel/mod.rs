@@ -6,8 +6,8 @@
 //! shapes only, so that results repeat bit for bit on one platform and with any number of threads.
 
 pub(crate) mod arrange;
-pub(crate) mod depthwise;
 pub(crate) mod dense;
+pub(crate) mod depthwise;
 pub(crate) mod gates;
 pub(crate) mod norm;
 pub(crate) mod pointwise;
@@ -74,13 +74,17 @@ pub(crate) use for_lanes;
 /// `L` values of `slice` from `start`.
 #[inline(always)]
 pub(crate) fn lanes<const L: usize>(slice: &[f32], start: usize) -> &[f32; L] {
-    slice[start..].first_chunk().expect("kernel shapes were checked by the operation")
+    slice[start..]
+        .first_chunk()
+        .expect("kernel shapes were checked by the operation")
 }
 
 /// `L` mutable values of `slice` from `start`.
 #[inline(always)]
 pub(crate) fn lanes_mut<const L: usize>(slice: &mut [f32], start: usize) -> &mut [f32; L] {
-    slice[start..].first_chunk_mut().expect("kernel shapes were checked by the operation")
+    slice[start..]
+        .first_chunk_mut()
+        .expect("kernel shapes were checked by the operation")
 }
 
 /// Sum of the values, in a fixed tree order.

@@ -43,7 +43,17 @@ impl GroupNorm {
         let mut dx = vec![0.0; x.len()];
         let mut dgamma = vec![0.0; self.channels];
         let mut dbeta = vec![0.0; self.channels];
-        backward(x, gamma, beta, moments, dy, self, &mut dx, &mut dgamma, &mut dbeta);
+        backward(
+            x,
+            gamma,
+            beta,
+            moments,
+            dy,
+            self,
+            &mut dx,
+            &mut dgamma,
+            &mut dbeta,
+        );
         (dx, dgamma, dbeta)
     }
 }

@@ -32,7 +32,17 @@ impl Product {
             let x = &x[g * ci * n..(g + 1) * ci * n];
             let w = &w[g * co * ci..(g + 1) * co * ci];
             let bias = bias.map(|bias| &bias[g * co..(g + 1) * co]);
-            multiply(w, ci, 1, co, ci, x, n, &mut y[g * co * n..(g + 1) * co * n], bias);
+            multiply(
+                w,
+                ci,
+                1,
+                co,
+                ci,
+                x,
+                n,
+                &mut y[g * co * n..(g + 1) * co * n],
+                bias,
+            );
         }
         y
     }
@@ -44,7 +54,17 @@ impl Product {
         for g in 0..self.groups {
             let dy = &dy[g * co * n..(g + 1) * co * n];
             let w = &w[g * co * ci..(g + 1) * co * ci];
-            multiply(w, 1, ci, ci, co, dy, n, &mut dx[g * ci * n..(g + 1) * ci * n], None);
+            multiply(
+                w,
+                1,
+                ci,
+                ci,
+                co,
+                dy,
+                n,
+                &mut dx[g * ci * n..(g + 1) * ci * n],
+                None,
+            );
         }
         dx
     }

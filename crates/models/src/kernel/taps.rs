@@ -59,8 +59,15 @@ impl Axis {
             let shift = k * self.dilation;
             // Inside: before <= out * stride + shift < before + input.
             let start = before.saturating_sub(shift).div_ceil(self.stride);
-            let end = (before + self.input).saturating_sub(shift).div_ceil(self.stride).min(output);
-            if start < end { (start..end, start * self.stride + shift - before) } else { (0..0, 0) }
+            let end = (before + self.input)
+                .saturating_sub(shift)
+                .div_ceil(self.stride)
+                .min(output);
+            if start < end {
+                (start..end, start * self.stride + shift - before)
+            } else {
+                (0..0, 0)
+            }
         };
         (0..self.kernel).map(element).collect()
     }
@@ -104,17 +111,32 @@ mod tests {
     #[test]
     fn same_padding_is_asymmetric_for_even_sides_and_stride_two() {
         for (kernel, expected) in [(1, (0, 0)), (3, (0, 1)), (5, (1, 2)), (7, (2, 3))] {
-            let axis = Axis { input: 16, kernel, stride: 2, dilation: 1 };
+            let axis = Axis {
+                input: 16,
+                kernel,
+                stride: 2,
+                dilation: 1,
+            };
             assert_eq!(axis.padding(), expected, "kernel {kernel}");
         }
     }
 
     #[test]
     fn forward_backward_and_valid_name_the_same_pairs() {
-        for (input, kernel, stride, dilation) in
-            [(1, 5, 1, 1), (7, 5, 2, 1), (6, 3, 1, 2), (8, 7, 2, 1), (2, 5, 2, 1), (1, 3, 1, 2)]
-        {
-            let axis = Axis { input, kernel, stride, dilation };
+        for (input, kernel, stride, dilation) in [
+            (1, 5, 1, 1),
+            (7, 5, 2, 1),
+            (6, 3, 1, 2),
+            (8, 7, 2, 1),
+            (2, 5, 2, 1),
+            (1, 3, 1, 2),
+        ] {
+            let axis = Axis {
+                input,
+                kernel,
+                stride,
+                dilation,
+            };
             let mut forward = Vec::new();
             for out in 0..axis.output() {
                 forward.extend(axis.forward().at(out).iter().map(|&(k, i)| (k, i, out)));

@@ -57,9 +57,13 @@ impl Mhcf {
         Self {
             gpc: init.at("gpc", |init| Pointwise::new(init, c, f, 8, false)),
             gpc_norm: init.at("gpc_norm", norm(f)),
-            ddc: init.at("ddc", |init| Depthwise::new(init, c, 3, false).with_stride(stride)),
+            ddc: init.at("ddc", |init| {
+                Depthwise::new(init, c, 3, false).with_stride(stride)
+            }),
             ddc_norm: init.at("ddc_norm", norm(c)),
-            dwc: init.at("dwc", |init| Depthwise::new(init, c, 5, false).with_stride(stride)),
+            dwc: init.at("dwc", |init| {
+                Depthwise::new(init, c, 5, false).with_stride(stride)
+            }),
             dwc_norm: init.at("dwc_norm", norm(c)),
             fuse: init.at("fuse", |init| Pointwise::new(init, f + 2 * c, f, 8, false)),
             fuse_norm: init.at("fuse_norm", norm(f)),
@@ -88,7 +92,11 @@ impl Mhcf {
 
 /// What strided 1x1 convolutions read.
 pub(crate) fn sampled(flow: &mut Flow, x: &Map, stride: usize) -> Map {
-    if stride == 1 { x.clone() } else { flow.subsample(x) }
+    if stride == 1 {
+        x.clone()
+    } else {
+        flow.subsample(x)
+    }
 }
 
 /// One stream of EMRC, section 3.2.
@@ -170,7 +178,10 @@ pub(crate) struct MacFusion {
 
 impl MacFusion {
     pub fn new(init: &mut Init<'_>, f: usize, set: Settings) -> Self {
-        let glorot = Start::Glorot { fan_in: f, fan_out: f };
+        let glorot = Start::Glorot {
+            fan_in: f,
+            fan_out: f,
+        };
         let one = Start::Constant(1.0);
         let s = match set.s_param {
             SParam::Sigmoid => 4.0_f32.ln(), // logit(0.8): S = 1.8
@@ -184,10 +195,17 @@ impl MacFusion {
             psi_real: init.tensor("psi_real", [f, f], glorot),
             psi_imag: init.tensor("psi_imag", [f, f], glorot),
             S: init.tensor("S", [f], Start::Constant(s)),
-            curvature_log: init
-                .tensor("curvature_log", [1], Start::TruncatedNormal(std::f32::consts::SQRT_2)),
+            curvature_log: init.tensor(
+                "curvature_log",
+                [1],
+                Start::TruncatedNormal(std::f32::consts::SQRT_2),
+            ),
             lorentz_alpha: init.tensor("lorentz_alpha", [1], alpha),
-            hyper_beta: init.tensor("hyper_beta", [f], Start::TruncatedNormal((2.0 / f as f32).sqrt())),
+            hyper_beta: init.tensor(
+                "hyper_beta",
+                [f],
+                Start::TruncatedNormal((2.0 / f as f32).sqrt()),
+            ),
             hyper_gate: init.tensor("hyper_gate", [1], one),
             hyper_gate1: init.tensor("hyper_gate1", [1], one),
             cross_gate: init.tensor("cross_gate", [f], one),
@@ -236,7 +254,12 @@ impl Pcmfa {
 
     /// `name` is for a test that watches.
     pub fn forward(&self, flow: &mut Flow, x: [&Map; 2], name: &str) -> [Map; 2] {
-        flow.pcmfa(x, [&self.unit1.tensors(), &self.unit2.tensors()], self.formulas, name)
+        flow.pcmfa(
+            x,
+            [&self.unit1.tensors(), &self.unit2.tensors()],
+            self.formulas,
+            name,
+        )
     }
 }
 
@@ -261,12 +284,18 @@ impl SirUnit {
             g1: init.at("g1", |init| Pointwise::new(init, c, f / 4, 8, true)),
             dw3: init.at("dw3", |init| Depthwise::new(init, c, 3, true)),
             dw5: init.at("dw5", |init| Depthwise::new(init, c, 5, true)),
-            dw3d2: init.at("dw3d2", |init| Depthwise::new(init, c, 3, true).with_dilation(2)),
+            dw3d2: init.at("dw3d2", |init| {
+                Depthwise::new(init, c, 3, true).with_dilation(2)
+            }),
             mixdw: init.at("mixdw", |init| Depthwise::new(init, mixed, 3, true)),
             mix1: init.at("mix1", |init| Pointwise::new(init, mixed, f, 8, true)),
-            down: init.at("down", |init| Depthwise::new(init, f, 3, true).with_stride(stride)),
+            down: init.at("down", |init| {
+                Depthwise::new(init, f, 3, true).with_stride(stride)
+            }),
             skip1: init.at("skip1", |init| Pointwise::new(init, c, f, 8, true)),
-            skipdw: init.at("skipdw", |init| Depthwise::new(init, f, 3, true).with_stride(stride)),
+            skipdw: init.at("skipdw", |init| {
+                Depthwise::new(init, f, 3, true).with_stride(stride)
+            }),
         }
     }
 
@@ -301,7 +330,11 @@ impl SirChain {
             Some(init.at(name, |init| SirUnit::new(init, from, to, stride)))
         };
         let unit1 = unit("unit1", 0).expect("a chain has at least one unit");
-        Self { unit1, unit2: unit("unit2", 1), unit3: unit("unit3", 2) }
+        Self {
+            unit1,
+            unit2: unit("unit2", 1),
+            unit3: unit("unit3", 2),
+        }
     }
 
     pub fn forward(&self, flow: &mut Flow, x: &Map) -> Map {

@@ -40,7 +40,15 @@ impl<'a> Init<'a> {
     /// Starts in the trunk.
     pub fn new(device: &'a Device, seed: Seed, study: &'a str) -> Self {
         let (path, specs) = (Vec::new(), Vec::new());
-        Self { device, seed, study, path, group: GroupName::trunk(), norm_group: None, specs }
+        Self {
+            device,
+            seed,
+            study,
+            path,
+            group: GroupName::trunk(),
+            norm_group: None,
+            specs,
+        }
     }
 
     /// Creates under a further path element.
@@ -68,14 +76,22 @@ impl<'a> Init<'a> {
     }
 
     /// One parameter of the current group.
-    pub fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D], start: Start) -> Param<Tensor<D>> {
+    pub fn tensor<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        start: Start,
+    ) -> Param<Tensor<D>> {
         let group = self.group.clone();
         self.create(name, shape, start, group)
     }
 
     /// One parameter of a normalisation layer.
     pub fn norm_tensor(&mut self, name: &str, channels: usize, start: f32) -> Param<Tensor<1>> {
-        let group = self.norm_group.clone().unwrap_or_else(|| self.group.clone());
+        let group = self
+            .norm_group
+            .clone()
+            .unwrap_or_else(|| self.group.clone());
         self.create(name, [channels], Start::Constant(start), group)
     }
 
@@ -97,13 +113,25 @@ impl<'a> Init<'a> {
         }
         full.push_str(name);
         let values = draw(self.seed, self.study, &full, shape.iter().product(), start);
-        self.specs.push(TensorSpec { name: full, group, shape: shape.to_vec() });
-        Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), self.device))
+        self.specs.push(TensorSpec {
+            name: full,
+            group,
+            shape: shape.to_vec(),
+        });
+        Param::from_tensor(Tensor::from_data(
+            TensorData::new(values, shape),
+            self.device,
+        ))
     }
 }
 
 fn draw(seed: Seed, study: &str, name: &str, len: usize, start: Start) -> Vec<f32> {
-    let key = StreamKey { study, purpose: "initial-weights", site: name, ..StreamKey::default() };
+    let key = StreamKey {
+        study,
+        purpose: "initial-weights",
+        site: name,
+        ..StreamKey::default()
+    };
     let mut rng = stream(seed, &key);
     match start {
         Start::Constant(value) => vec![value; len],
@@ -111,12 +139,12 @@ fn draw(seed: Seed, study: &str, name: &str, len: usize, start: Start) -> Vec<f3
             let limit = (6.0 / (fan_in + fan_out) as f32).sqrt();
             (0..len).map(|_| rng.random_range(-limit..=limit)).collect()
         }
-        Start::TruncatedNormal(deviation) => {
-            (0..len).map(|_| truncated_normal(&mut rng) * deviation).collect()
-        }
-        Start::Sign(size) => {
-            (0..len).map(|_| if rng.random::<bool>() { size } else { -size }).collect()
-        }
+        Start::TruncatedNormal(deviation) => (0..len)
+            .map(|_| truncated_normal(&mut rng) * deviation)
+            .collect(),
+        Start::Sign(size) => (0..len)
+            .map(|_| if rng.random::<bool>() { size } else { -size })
+            .collect(),
         Start::Uniform(low, high) => (0..len).map(|_| rng.random_range(low..=high)).collect(),
     }
 }

@@ -15,8 +15,17 @@ pub(crate) struct Pointwise {
 }
 
 impl Pointwise {
-    pub fn new(init: &mut Init<'_>, inputs: usize, outputs: usize, groups: usize, bias: bool) -> Self {
-        let start = Start::Glorot { fan_in: inputs / groups, fan_out: outputs / groups };
+    pub fn new(
+        init: &mut Init<'_>,
+        inputs: usize,
+        outputs: usize,
+        groups: usize,
+        bias: bool,
+    ) -> Self {
+        let start = Start::Glorot {
+            fan_in: inputs / groups,
+            fan_out: outputs / groups,
+        };
         Self {
             kernel: init.tensor("kernel", [outputs, inputs / groups], start),
             bias: bias.then(|| init.tensor("bias", [outputs], Start::Constant(0.0))),
@@ -41,7 +50,10 @@ pub(crate) struct Depthwise {
 impl Depthwise {
     pub fn new(init: &mut Init<'_>, channels: usize, kernel: usize, bias: bool) -> Self {
         let window = kernel * kernel;
-        let start = Start::Glorot { fan_in: window, fan_out: window };
+        let start = Start::Glorot {
+            fan_in: window,
+            fan_out: window,
+        };
         Self {
             kernel: init.tensor("kernel", [channels, kernel, kernel], start),
             bias: bias.then(|| init.tensor("bias", [channels], Start::Constant(0.0))),
@@ -59,7 +71,13 @@ impl Depthwise {
     }
 
     pub fn forward(&self, flow: &mut Flow, x: &Map) -> Map {
-        flow.depthwise(x, &self.kernel, self.bias.as_ref(), self.stride, self.dilation)
+        flow.depthwise(
+            x,
+            &self.kernel,
+            self.bias.as_ref(),
+            self.stride,
+            self.dilation,
+        )
     }
 }
 
@@ -121,10 +139,14 @@ impl Norm {
         Self {
             gamma: init.norm_tensor("gamma", channels, 1.0),
             beta: init.norm_tensor("beta", channels, 0.0),
-            moving_mean: keeps
-                .then(|| init.norm_tensor("moving_mean", channels, 0.0).set_require_grad(false)),
-            moving_variance: keeps
-                .then(|| init.norm_tensor("moving_variance", channels, 1.0).set_require_grad(false)),
+            moving_mean: keeps.then(|| {
+                init.norm_tensor("moving_mean", channels, 0.0)
+                    .set_require_grad(false)
+            }),
+            moving_variance: keeps.then(|| {
+                init.norm_tensor("moving_variance", channels, 1.0)
+                    .set_require_grad(false)
+            }),
             rule,
         }
     }
@@ -160,9 +182,18 @@ pub(crate) struct DenseConv {
 }
 
 impl DenseConv {
-    pub fn new(init: &mut Init<'_>, inputs: usize, outputs: usize, window: [usize; 2], stride: [usize; 2]) -> Self {
+    pub fn new(
+        init: &mut Init<'_>,
+        inputs: usize,
+        outputs: usize,
+        window: [usize; 2],
+        stride: [usize; 2],
+    ) -> Self {
         let [kh, kw] = window;
-        let start = Start::Glorot { fan_in: inputs * kh * kw, fan_out: outputs * kh * kw };
+        let start = Start::Glorot {
+            fan_in: inputs * kh * kw,
+            fan_out: outputs * kh * kw,
+        };
         Self {
             kernel: init.tensor("kernel", [outputs, inputs, kh, kw], start),
             bias: init.tensor("bias", [outputs], Start::Constant(0.0)),

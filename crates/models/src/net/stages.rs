@@ -26,7 +26,9 @@ impl Ehf1 {
     fn forward(&self, flow: &mut Flow, x: [&Map; 2], name: &str) -> [Map; 2] {
         let e = self.emrc.forward(flow, x);
         report(flow, name, "emrc.out", &e);
-        let p = self.pcmfa.forward(flow, e.each_ref(), &format!("{name}.pcmfa"));
+        let p = self
+            .pcmfa
+            .forward(flow, e.each_ref(), &format!("{name}.pcmfa"));
         report(flow, name, "pcmfa.unit2.out", &p);
         p
     }
@@ -51,7 +53,13 @@ pub(crate) struct Ehf2 {
 }
 
 impl Ehf2 {
-    fn new(init: &mut Init<'_>, f: usize, outputs: &[usize], sir_stride: usize, set: Settings) -> Self {
+    fn new(
+        init: &mut Init<'_>,
+        f: usize,
+        outputs: &[usize],
+        sir_stride: usize,
+        set: Settings,
+    ) -> Self {
         Self {
             emrc: init.at("emrc", |init| Emrc::new(init, [f, f], f, 2, set)),
             norm_a: init.at("norm_a", |init| Norm::new(init, f, set.norm)),
@@ -67,8 +75,13 @@ impl Ehf2 {
     fn forward(&self, flow: &mut Flow, x: [&Map; 2], name: &str) -> (Map, [Map; 2]) {
         let e = self.emrc.forward(flow, x);
         report(flow, name, "emrc.out", &e);
-        let e = [self.norm_a.forward(flow, &e[0]), self.norm_b.forward(flow, &e[1])];
-        let p = self.pcmfa.forward(flow, e.each_ref(), &format!("{name}.pcmfa"));
+        let e = [
+            self.norm_a.forward(flow, &e[0]),
+            self.norm_b.forward(flow, &e[1]),
+        ];
+        let p = self
+            .pcmfa
+            .forward(flow, e.each_ref(), &format!("{name}.pcmfa"));
         report(flow, name, "pcmfa.unit2.out", &p);
         let refined = self.sir.forward(flow, p.each_ref());
         report(flow, name, "sir.out", &refined);
@@ -105,13 +118,16 @@ impl LaterStage {
     ) -> Self {
         Self {
             ehf1_1: init.at("ehf1_1", |init| Ehf1::new(init, c, f, set)),
-            ehf2_1: init.at("ehf2_1", |init| Ehf2::new(init, f, outputs, sir_stride, set)),
+            ehf2_1: init.at("ehf2_1", |init| {
+                Ehf2::new(init, f, outputs, sir_stride, set)
+            }),
         }
     }
 
     fn forward(&self, flow: &mut Flow, x: [&Map; 2], name: &str) -> (Map, [Map; 2]) {
         let p = self.ehf1_1.forward(flow, x, &format!("{name}.ehf1_1"));
-        self.ehf2_1.forward(flow, p.each_ref(), &format!("{name}.ehf2_1"))
+        self.ehf2_1
+            .forward(flow, p.each_ref(), &format!("{name}.ehf2_1"))
     }
 }
 
@@ -224,8 +240,14 @@ impl Trunk {
 
     /// The feature map `[7 * 8b, side/32, side/32, batch]` from what entered the four slots.
     pub fn features(&self, flow: &mut Flow, slots: &[Map; 4]) -> Map {
-        let p = self.ehf64.ehf1_1.forward(flow, [&slots[0], &slots[1]], "ehf64.ehf1_1");
-        let p = self.ehf64.ehf1_2.forward(flow, p.each_ref(), "ehf64.ehf1_2");
+        let p = self
+            .ehf64
+            .ehf1_1
+            .forward(flow, [&slots[0], &slots[1]], "ehf64.ehf1_1");
+        let p = self
+            .ehf64
+            .ehf1_2
+            .forward(flow, p.each_ref(), "ehf64.ehf1_2");
         let (x, [a128, b128]) = self.ehf128.forward(flow, p.each_ref(), "ehf128");
         let (x, [a256, b256]) = self.ehf256.forward(flow, [&x, &slots[2]], "ehf256");
         let (x, [a512, b512]) = self.ehf512.forward(flow, [&x, &slots[3]], "ehf512");

@@ -23,17 +23,23 @@ impl Stem {
     pub fn new(init: &mut Init<'_>, spec: &EhpalNet, modality: &Modality, norm: NormRule) -> Self {
         let (width, side) = (spec.width, spec.stem_side());
         match *modality {
-            Modality::Image { channels, .. } => Self::Image(ImageStem::new(init, channels, width, norm)),
-            Modality::Signal { conversion: Conversion::Image, .. }
-            | Modality::Table { conversion: Conversion::Image, .. } => {
-                Self::Image(ImageStem::new(init, 3, width, norm))
+            Modality::Image { channels, .. } => {
+                Self::Image(ImageStem::new(init, channels, width, norm))
             }
-            Modality::Signal { channels, length, .. } => {
-                Self::Signal(SignalStem::new(init, channels, length, width, side, norm))
+            Modality::Signal {
+                conversion: Conversion::Image,
+                ..
             }
-            Modality::Table { features, hidden, .. } => {
-                Self::Table(TableStem::new(init, features, hidden, width, side, norm))
-            }
+            | Modality::Table {
+                conversion: Conversion::Image,
+                ..
+            } => Self::Image(ImageStem::new(init, 3, width, norm)),
+            Modality::Signal {
+                channels, length, ..
+            } => Self::Signal(SignalStem::new(init, channels, length, width, side, norm)),
+            Modality::Table {
+                features, hidden, ..
+            } => Self::Table(TableStem::new(init, features, hidden, width, side, norm)),
         }
     }
 
@@ -59,7 +65,9 @@ pub(crate) struct ImageStem {
 impl ImageStem {
     pub fn new(init: &mut Init<'_>, channels: usize, width: usize, norm: NormRule) -> Self {
         Self {
-            conv: init.at("conv", |init| DenseConv::new(init, channels, width, [7, 7], [2, 2])),
+            conv: init.at("conv", |init| {
+                DenseConv::new(init, channels, width, [7, 7], [2, 2])
+            }),
             norm: init.at("norm", |init| Norm::new(init, width, norm)),
             modality: modality_vector(init, width),
         }
@@ -111,9 +119,13 @@ impl SignalStem {
         let first = stride(length);
         let second = stride(length.div_ceil(first));
         Self {
-            conv1: init.at("conv1", |init| DenseConv::new(init, channels, width, [1, 7], [1, first])),
+            conv1: init.at("conv1", |init| {
+                DenseConv::new(init, channels, width, [1, 7], [1, first])
+            }),
             norm1: init.at("norm1", |init| Norm::new(init, width, norm)),
-            conv2: init.at("conv2", |init| DenseConv::new(init, width, width, [1, 7], [1, second])),
+            conv2: init.at("conv2", |init| {
+                DenseConv::new(init, width, width, [1, 7], [1, second])
+            }),
             norm2: init.at("norm2", |init| Norm::new(init, width, norm)),
             modality: modality_vector(init, width),
             side,
@@ -152,8 +164,12 @@ impl TableStem {
     ) -> Self {
         let grid = side.min(8);
         Self {
-            dense1: init.at("dense1", |init| Pointwise::new(init, features, hidden, 1, true)),
-            dense2: init.at("dense2", |init| Pointwise::new(init, hidden, width * grid * grid, 1, true)),
+            dense1: init.at("dense1", |init| {
+                Pointwise::new(init, features, hidden, 1, true)
+            }),
+            dense2: init.at("dense2", |init| {
+                Pointwise::new(init, hidden, width * grid * grid, 1, true)
+            }),
             norm: init.at("norm", |init| Norm::new(init, width, norm)),
             modality: modality_vector(init, width),
             width,

@@ -65,7 +65,14 @@ impl Flow {
     /// A pass over inputs like `x`: on the tape when that is on the CPU in single precision.
     pub fn like(x: &Tensor<4>) -> Self {
         let on_kernels = super::host::Operand::of(x).is_some();
-        Self { tape: on_kernels.then(Tape::default), ..Self::default() }
+        let tape = on_kernels.then(Tape::default);
+        #[cfg(test)]
+        return Self {
+            tape,
+            ..Self::default()
+        };
+        #[cfg(not(test))]
+        Self { tape }
     }
 
     /// A pass in Burn's operations, which also knows BatchNorm.
@@ -95,9 +102,12 @@ impl Flow {
         if self.seen.is_some() {
             let [c, h, w, b] = _map.dims();
             let values: Vec<f64> = match (_map, &self.tape) {
-                (Map::Tensor(tensor), _) => {
-                    tensor.clone().into_data().convert::<f64>().into_vec().unwrap()
-                }
+                (Map::Tensor(tensor), _) => tensor
+                    .clone()
+                    .into_data()
+                    .convert::<f64>()
+                    .try_into_vec()
+                    .unwrap(),
                 (Map::Tape(id, _), Some(tape)) => {
                     tape.get(*id).iter().map(|&v| f64::from(v)).collect()
                 }
@@ -110,7 +120,9 @@ impl Flow {
                     nhwc.extend((0..c).map(|k| at(i, p, k)));
                 }
             }
-            self.seen.as_mut().unwrap().insert(_name(), nhwc);
+            if let Some(seen) = &mut self.seen {
+                seen.insert(_name(), nhwc);
+            }
         }
     }
 
@@ -124,13 +136,29 @@ impl Flow {
     ) -> Map {
         let (kernel, bias) = (kernel.val(), bias.map(Param::val));
         let Some(tape) = &mut self.tape else {
-            return Map::Tensor(generic::pointwise(x.tensor(), &kernel, bias.as_ref(), groups));
+            return Map::Tensor(generic::pointwise(
+                x.tensor(),
+                &kernel,
+                bias.as_ref(),
+                groups,
+            ));
         };
         let [inputs, height, width, batch] = x.dims();
         let outputs = kernel.dims()[0];
-        let shape = Product { inputs, outputs, groups, columns: height * width * batch };
-        let (w, bias) = (operand(tape, &kernel), bias.map(|bias| operand(tape, &bias)));
-        Map::Tape(tape.pointwise(x.id(), w, bias, shape), [outputs, height, width, batch])
+        let shape = Product {
+            inputs,
+            outputs,
+            groups,
+            columns: height * width * batch,
+        };
+        let (w, bias) = (
+            operand(tape, &kernel),
+            bias.map(|bias| operand(tape, &bias)),
+        );
+        Map::Tape(
+            tape.pointwise(x.id(), w, bias, shape),
+            [outputs, height, width, batch],
+        )
     }
 
     /// Depthwise convolution with "same" padding.
@@ -149,9 +177,22 @@ impl Flow {
         };
         let [channels, height, width, batch] = x.dims();
         let kernel = weight.dims()[1];
-        let axis = |input| Axis { input, kernel, stride, dilation };
-        let shape = Depthwise { channels, rows: axis(height), cols: axis(width), batch };
-        let (w, bias) = (operand(tape, &weight), bias.map(|bias| operand(tape, &bias)));
+        let axis = |input| Axis {
+            input,
+            kernel,
+            stride,
+            dilation,
+        };
+        let shape = Depthwise {
+            channels,
+            rows: axis(height),
+            cols: axis(width),
+            batch,
+        };
+        let (w, bias) = (
+            operand(tape, &weight),
+            bias.map(|bias| operand(tape, &bias)),
+        );
         let dims = [channels, shape.rows.output(), shape.cols.output(), batch];
         Map::Tape(tape.depthwise(x.id(), w, bias, shape), dims)
     }
@@ -170,9 +211,20 @@ impl Flow {
         };
         let [inputs, height, width, batch] = x.dims();
         let [outputs, _, kh, kw] = weight.dims();
-        let axis = |input, kernel, stride| Axis { input, kernel, stride, dilation: 1 };
+        let axis = |input, kernel, stride| Axis {
+            input,
+            kernel,
+            stride,
+            dilation: 1,
+        };
         let (rows, cols) = (axis(height, kh, stride[0]), axis(width, kw, stride[1]));
-        let shape = Dense { inputs, outputs, rows, cols, batch };
+        let shape = Dense {
+            inputs,
+            outputs,
+            rows,
+            cols,
+            batch,
+        };
         let (w, bias) = (operand(tape, &weight), operand(tape, &bias));
         let dims = [outputs, rows.output(), cols.output(), batch];
         Map::Tape(tape.dense(x.id(), w, bias, shape), dims)
@@ -190,11 +242,21 @@ impl Flow {
         let (gamma, beta) = (gamma.val(), beta.val());
         let Some(tape) = &mut self.tape else {
             let y = generic::group_norm(x.tensor(), &gamma, &beta, groups);
-            return Map::Tensor(if relu { generic::activate(y, Activation::Relu) } else { y });
+            return Map::Tensor(if relu {
+                generic::activate(y, Activation::Relu)
+            } else {
+                y
+            });
         };
         let [channels, height, width, batch] = x.dims();
-        let shape =
-            GroupNorm { channels, groups, pixels: height * width, batch, epsilon: 1e-5, relu };
+        let shape = GroupNorm {
+            channels,
+            groups,
+            pixels: height * width,
+            batch,
+            epsilon: 1e-5,
+            relu,
+        };
         let (gamma, beta) = (operand(tape, &gamma), operand(tape, &beta));
         Map::Tape(tape.group_norm(x.id(), gamma, beta, shape), x.dims())
     }
@@ -211,7 +273,11 @@ impl Flow {
         let moments = moments.map(|(mean, variance)| (mean.val(), variance.val()));
         let moments = moments.as_ref().map(|(mean, variance)| (mean, variance));
         let y = generic::batch_norm(x.tensor(), &gamma.val(), &beta.val(), moments);
-        Map::Tensor(if relu { generic::activate(y, Activation::Relu) } else { y })
+        Map::Tensor(if relu {
+            generic::activate(y, Activation::Relu)
+        } else {
+            y
+        })
     }
 
     /// Concatenation along the channels, shuffled in 8 groups: `out[j * 8 + g] = in[g * (n / 8) + j]`.
@@ -229,13 +295,18 @@ impl Flow {
     pub fn concat(&mut self, maps: &[&Map]) -> Map {
         match &mut self.tape {
             Some(tape) => join(tape, maps, false),
-            None => Map::Tensor(Tensor::cat(maps.iter().map(|map| map.tensor().clone()).collect(), 0)),
+            None => Map::Tensor(Tensor::cat(
+                maps.iter().map(|map| map.tensor().clone()).collect(),
+                0,
+            )),
         }
     }
 
     /// Pixels 0, 2, 4, ... of both axes: what a 1x1 convolution with stride 2 reads.
     pub fn subsample(&mut self, x: &Map) -> Map {
-        let Some(tape) = &mut self.tape else { return Map::Tensor(generic::subsample(x.tensor())) };
+        let Some(tape) = &mut self.tape else {
+            return Map::Tensor(generic::subsample(x.tensor()));
+        };
         let [channels, height, width, batch] = x.dims();
         let dims = [channels, height.div_ceil(2), width.div_ceil(2), batch];
         Map::Tape(tape.subsample(x.id(), height, width, batch), dims)
@@ -243,9 +314,16 @@ impl Flow {
 
     /// 3x3 maximum, stride 2, "same" padding with minus infinity.
     pub fn max_pool(&mut self, x: &Map) -> Map {
-        let Some(tape) = &mut self.tape else { return Map::Tensor(generic::max_pool(x.tensor())) };
+        let Some(tape) = &mut self.tape else {
+            return Map::Tensor(generic::max_pool(x.tensor()));
+        };
         let [channels, height, width, batch] = x.dims();
-        let axis = |input| Axis { input, kernel: 3, stride: 2, dilation: 1 };
+        let axis = |input| Axis {
+            input,
+            kernel: 3,
+            stride: 2,
+            dilation: 1,
+        };
         let (rows, cols) = (axis(height), axis(width));
         let dims = [channels, rows.output(), cols.output(), batch];
         Map::Tape(tape.max_pool(x.id(), channels, rows, cols, batch), dims)
@@ -275,7 +353,12 @@ impl Flow {
     }
 
     /// A vector of channels as a constant map.
-    pub fn broadcast(&mut self, vector: &Param<Tensor<1>>, pixels: [usize; 2], batch: usize) -> Map {
+    pub fn broadcast(
+        &mut self,
+        vector: &Param<Tensor<1>>,
+        pixels: [usize; 2],
+        batch: usize,
+    ) -> Map {
         let vector = vector.val();
         let channels = vector.dims()[0];
         let dims = [channels, pixels[0], pixels[1], batch];
@@ -295,7 +378,10 @@ impl Flow {
         match &mut self.tape {
             Some(tape) => {
                 let vector = operand(tape, &vector);
-                Map::Tape(tape.add_vector(x.id(), vector, height * width * batch), x.dims())
+                Map::Tape(
+                    tape.add_vector(x.id(), vector, height * width * batch),
+                    x.dims(),
+                )
             }
             None => Map::Tensor(x.tensor().clone() + vector.reshape([channels, 1, 1, 1])),
         }
@@ -345,7 +431,13 @@ impl Flow {
     }
 
     /// Two MACFusion units in series on both streams; `name` is for a test that watches.
-    pub fn pcmfa(&mut self, x: [&Map; 2], units: [&UnitTensors; 2], formulas: Formulas, name: &str) -> [Map; 2] {
+    pub fn pcmfa(
+        &mut self,
+        x: [&Map; 2],
+        units: [&UnitTensors; 2],
+        formulas: Formulas,
+        name: &str,
+    ) -> [Map; 2] {
         let Some(tape) = &mut self.tape else {
             let first = generic::unit([x[0].tensor(), x[1].tensor()], units[0], formulas);
             for (i, map) in first.iter().enumerate() {
@@ -366,7 +458,8 @@ impl Flow {
         #[cfg(test)]
         if let Some(seen) = &mut self.seen {
             for (i, gate) in tape.first_gates(gates).iter().enumerate() {
-                let y = crate::kernel::arrange::apply_gate(tape.get(x[i].id()), gate, pixels, batch);
+                let y =
+                    crate::kernel::arrange::apply_gate(tape.get(x[i].id()), gate, pixels, batch);
                 assert_eq!(batch, 1, "watched passes have one record");
                 let channels = y.len() / pixels;
                 let nhwc = (0..pixels).flat_map(|p| (0..channels).map(move |c| (c, p)));
@@ -374,7 +467,12 @@ impl Flow {
                 seen.insert(format!("{name}.unit1.out{}", i + 1), values);
             }
         }
-        [0, 1].map(|i| Map::Tape(tape.apply_gate(x[i].id(), gates, i, pixels, batch), x[i].dims()))
+        [0, 1].map(|i| {
+            Map::Tape(
+                tape.apply_gate(x[i].id(), gates, i, pixels, batch),
+                x[i].dims(),
+            )
+        })
     }
 }
 
@@ -382,13 +480,17 @@ fn join(tape: &mut Tape, maps: &[&Map], shuffle: bool) -> Map {
     let [_, height, width, batch] = maps[0].dims();
     let parts: Vec<(Id, usize)> = maps.iter().map(|map| (map.id(), map.dims()[0])).collect();
     let total = parts.iter().map(|&(_, channels)| channels).sum();
-    Map::Tape(tape.concat(parts, height * width * batch, shuffle), [total, height, width, batch])
+    Map::Tape(
+        tape.concat(parts, height * width * batch, shuffle),
+        [total, height, width, batch],
+    )
 }
 
 fn operand<const D: usize>(tape: &mut Tape, tensor: &Tensor<D>) -> Id {
     // The pass runs on the tape because its input is on the CPU in single precision, and a network's
     // parameters are on the device and in the precision of its inputs.
-    tape.operand(tensor).expect("parameters live where the inputs do")
+    tape.operand(tensor)
+        .expect("parameters live where the inputs do")
 }
 
 /// Mean over the pixels of the map times an optional mask: `[channels, batch]`.

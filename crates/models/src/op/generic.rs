@@ -30,7 +30,9 @@ pub(crate) fn pointwise(
     let [outputs, inner] = weight.dims();
     let blocks = weight.clone().reshape([groups, outputs / groups, inner]);
     let columns = x.clone().reshape([groups, inner, height * width * batch]);
-    let y = blocks.matmul(columns).reshape([outputs, height, width, batch]);
+    let y = blocks
+        .matmul(columns)
+        .reshape([outputs, height, width, batch]);
     match bias {
         Some(bias) => y + bias.clone().reshape([outputs, 1, 1, 1]),
         None => y,
@@ -47,7 +49,14 @@ pub(crate) fn depthwise(
 ) -> Tensor<4> {
     let [channels, kernel, _] = weight.dims();
     let weight = weight.clone().reshape([channels, 1, kernel, kernel]);
-    same_conv(x, weight, bias, [stride, stride], [dilation, dilation], channels)
+    same_conv(
+        x,
+        weight,
+        bias,
+        [stride, stride],
+        [dilation, dilation],
+        channels,
+    )
 }
 
 /// Ungrouped convolution with "same" padding; weight `[out, in, kh, kw]`, stride per axis.
@@ -71,16 +80,30 @@ fn same_conv(
     let [_, height, width, _] = x.dims();
     let [_, _, kh, kw] = weight.dims();
     let pad = |input, kernel, axis: usize| {
-        Axis { input, kernel, stride: stride[axis], dilation: dilation[axis] }.padding()
+        Axis {
+            input,
+            kernel,
+            stride: stride[axis],
+            dilation: dilation[axis],
+        }
+        .padding()
     };
     let ((top, bottom), (left, right)) = (pad(height, kh, 0), pad(width, kw, 1));
-    let x = x.clone().permute([3, 0, 1, 2]).pad((left, right, top, bottom), 0.0);
+    let x = x
+        .clone()
+        .permute([3, 0, 1, 2])
+        .pad((left, right, top, bottom), 0.0);
     let options = ConvOptions::new(stride, [0, 0], dilation, groups);
     conv2d(x, weight, bias.cloned(), options).permute([1, 2, 3, 0])
 }
 
 /// GroupNorm with epsilon 1e-5.
-pub(crate) fn group_norm(x: &Tensor<4>, gamma: &Tensor<1>, beta: &Tensor<1>, groups: usize) -> Tensor<4> {
+pub(crate) fn group_norm(
+    x: &Tensor<4>,
+    gamma: &Tensor<1>,
+    beta: &Tensor<1>,
+    groups: usize,
+) -> Tensor<4> {
     let [channels, height, width, batch] = x.dims();
     let rows = channels / groups * height * width;
     let grouped = x.clone().reshape([groups, rows, batch]);
@@ -114,7 +137,10 @@ pub(crate) fn batch_norm(
             let mean = flat.clone().mean_dim(1);
             let centred = flat - mean.clone();
             let variance = (centred.clone() * centred).mean_dim(1);
-            (mean.reshape([channels, 1, 1, 1]), variance.reshape([channels, 1, 1, 1]))
+            (
+                mean.reshape([channels, 1, 1, 1]),
+                variance.reshape([channels, 1, 1, 1]),
+            )
         }
     };
     affine((x.clone() - mean) / (variance + 1e-3).sqrt(), gamma, beta)
@@ -132,16 +158,27 @@ pub(crate) fn shuffle_concat(maps: &[&Tensor<4>]) -> Tensor<4> {
 /// Pixels 0, 2, 4, ... of both axes.
 pub(crate) fn subsample(x: &Tensor<4>) -> Tensor<4> {
     let [_, height, width, _] = x.dims();
-    x.clone().slice(burn::tensor::s![.., 0..height as i32;2, 0..width as i32;2, ..])
+    x.clone()
+        .slice(burn::tensor::s![.., 0..height as i32;2, 0..width as i32;2, ..])
 }
 
 /// 3x3 maximum, stride 2, "same" padding with minus infinity.
 pub(crate) fn max_pool(x: &Tensor<4>) -> Tensor<4> {
     let [_, height, width, _] = x.dims();
-    let pad = |input| Axis { input, kernel: 3, stride: 2, dilation: 1 }.padding();
+    let pad = |input| {
+        Axis {
+            input,
+            kernel: 3,
+            stride: 2,
+            dilation: 1,
+        }
+        .padding()
+    };
     let ((top, bottom), (left, right)) = (pad(height), pad(width));
-    let padded =
-        x.clone().permute([3, 0, 1, 2]).pad((left, right, top, bottom), f32::NEG_INFINITY);
+    let padded = x
+        .clone()
+        .permute([3, 0, 1, 2])
+        .pad((left, right, top, bottom), f32::NEG_INFINITY);
     let mut options = MaxPoolOptions::new([3, 3]);
     options.stride = [2, 2];
     burn::tensor::module::max_pool2d(padded, options).permute([1, 2, 3, 0])
@@ -150,7 +187,10 @@ pub(crate) fn max_pool(x: &Tensor<4>) -> Tensor<4> {
 /// Mean over the pixels of the map: `[channels, batch]`.
 pub(crate) fn pixel_mean(x: &Tensor<4>) -> Tensor<2> {
     let [channels, height, width, batch] = x.dims();
-    x.clone().reshape([channels, height * width, batch]).mean_dim(1).reshape([channels, batch])
+    x.clone()
+        .reshape([channels, height * width, batch])
+        .mean_dim(1)
+        .reshape([channels, batch])
 }
 
 /// Adaptive averaging of a map `[channels, 1, length, batch]` in time to `side * side` pixels.
@@ -209,7 +249,11 @@ fn unit_maps(x: [&Tensor<4>; 2], unit: &UnitTensors, formulas: Formulas) -> [Ten
     let [s, curvature, alpha, beta, gate, gate1, _, _] = &unit.rest;
     let dct = TensorData::new(gates::exact_dct_matrix(channels), [channels, channels]);
     let dct = Tensor::<2>::from_data(dct, (&device, x[0].dtype()));
-    let s = if formulas.sigmoid_s { sigmoid(column(s)) + 1.0 } else { column(s) };
+    let s = if formulas.sigmoid_s {
+        sigmoid(column(s)) + 1.0
+    } else {
+        column(s)
+    };
     let c = one(curvature).exp().clamp(0.1, 10.0);
     let s_hat = s.clone() * sigmoid(c.clone());
     let c_hat = c * sigmoid(s).mean_dim(0);

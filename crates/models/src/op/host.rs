@@ -65,7 +65,11 @@ pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
 }
 
 fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
+    FlexTensor::new(
+        Bytes::from_elems(values),
+        Layout::contiguous(shape),
+        DType::F32,
+    )
 }
 
 /// Computes the gradient of each tracked operand from the output's gradient.
@@ -113,11 +117,20 @@ pub(crate) fn finish<const D: usize>(
     pullback: impl Pullback,
 ) -> Tensor<D> {
     let output = tensor(output, Shape::from(shape));
-    if operands.iter().all(|operand| matches!(operand, Operand::Plain(_))) {
+    if operands
+        .iter()
+        .all(|operand| matches!(operand, Operand::Plain(_)))
+    {
         return Tensor::from_primitive::<Flex>(output);
     }
-    let shapes = operands.iter().map(|operand| operand.inner().layout().shape().clone()).collect();
-    let state = State { shapes, pullback: Arc::new(pullback) };
+    let shapes = operands
+        .iter()
+        .map(|operand| operand.inner().layout().shape().clone())
+        .collect();
+    let state = State {
+        shapes,
+        pullback: Arc::new(pullback),
+    };
     // Burn's steps have a fixed number of parents: take the next size and fill up with untracked ones.
     let result = match operands.len() {
         0..=4 => register::<4>(operands, state, output),
@@ -133,14 +146,22 @@ pub(crate) fn finish<const D: usize>(
 const MOST: usize = 2048;
 
 fn register<const N: usize>(operands: Vec<Operand>, state: State, output: FlexTensor) -> Tracked {
-    assert!(operands.len() <= N, "an operation of {} operands", operands.len());
+    assert!(
+        operands.len() <= N,
+        "an operation of {} operands",
+        operands.len()
+    );
     let filler = Tracked::new(tensor(vec![0.0], Shape::from([1])));
     let mut operands = operands.into_iter();
     let guards: [_; N] = std::array::from_fn(|_| match operands.next() {
         Some(Operand::Tracked(tensor)) => tensor.node(),
         _ => filler.node(),
     });
-    match Step.prepare::<NoCheckpointing>(guards).compute_bound().stateful() {
+    match Step
+        .prepare::<NoCheckpointing>(guards)
+        .compute_bound()
+        .stateful()
+    {
         OpsKind::Tracked(prep) => prep.finish(state, output),
         OpsKind::UnTracked(prep) => prep.finish(output),
     }

@@ -32,23 +32,99 @@ struct Value {
 
 /// One kernel call: what it read, what it wrote, what its gradient needs besides.
 enum Step {
-    Pointwise { x: Id, w: Id, bias: Option<Id>, shape: Product },
-    Depthwise { x: Id, w: Id, bias: Option<Id>, shape: Depthwise },
-    Dense { x: Id, w: Id, bias: Id, shape: Dense },
-    GroupNorm { x: Id, gamma: Id, beta: Id, shape: GroupNorm, moments: Vec<f32> },
-    Concat { parts: Vec<(Id, usize)>, columns: usize, shuffle: bool },
-    Subsample { x: Id, height: usize, width: usize, batch: usize },
-    MaxPool { x: Id, winners: Vec<u32> },
-    AddActivate { a: Id, b: Id, activation: Activation },
-    Scale { x: Id, scale: Id },
-    PixelMean { x: Id, mask: Option<Id>, pixels: usize, batch: usize },
-    Gates { pooled: [Id; 2], units: Vec<Id>, formulas: Formulas, batch: usize, saved: Box<[Saved; 2]> },
-    ApplyGate { x: Id, gates: Id, which: usize, pixels: usize, batch: usize },
-    Broadcast { vector: Id, columns: usize },
-    AddVector { x: Id, vector: Id, columns: usize },
-    Relu { x: Id },
-    Resample { x: Id, length: usize, pixels: usize, batch: usize },
-    Upscale { x: Id, width: usize, batch: usize, factor: usize },
+    Pointwise {
+        x: Id,
+        w: Id,
+        bias: Option<Id>,
+        shape: Product,
+    },
+    Depthwise {
+        x: Id,
+        w: Id,
+        bias: Option<Id>,
+        shape: Depthwise,
+    },
+    Dense {
+        x: Id,
+        w: Id,
+        bias: Id,
+        shape: Dense,
+    },
+    GroupNorm {
+        x: Id,
+        gamma: Id,
+        beta: Id,
+        shape: GroupNorm,
+        moments: Vec<f32>,
+    },
+    Concat {
+        parts: Vec<(Id, usize)>,
+        columns: usize,
+        shuffle: bool,
+    },
+    Subsample {
+        x: Id,
+        height: usize,
+        width: usize,
+        batch: usize,
+    },
+    MaxPool {
+        x: Id,
+        winners: Vec<u32>,
+    },
+    AddActivate {
+        a: Id,
+        b: Id,
+        activation: Activation,
+    },
+    Scale {
+        x: Id,
+        scale: Id,
+    },
+    PixelMean {
+        x: Id,
+        mask: Option<Id>,
+        pixels: usize,
+        batch: usize,
+    },
+    Gates {
+        pooled: [Id; 2],
+        units: Vec<Id>,
+        formulas: Formulas,
+        batch: usize,
+        saved: Box<[Saved; 2]>,
+    },
+    ApplyGate {
+        x: Id,
+        gates: Id,
+        which: usize,
+        pixels: usize,
+        batch: usize,
+    },
+    Broadcast {
+        vector: Id,
+        columns: usize,
+    },
+    AddVector {
+        x: Id,
+        vector: Id,
+        columns: usize,
+    },
+    Relu {
+        x: Id,
+    },
+    Resample {
+        x: Id,
+        length: usize,
+        pixels: usize,
+        batch: usize,
+    },
+    Upscale {
+        x: Id,
+        width: usize,
+        batch: usize,
+        factor: usize,
+    },
 }
 
 /// The record of a forward pass.
@@ -93,12 +169,20 @@ impl Tape {
 
     pub fn pointwise(&mut self, x: Id, w: Id, bias: Option<Id>, shape: Product) -> Id {
         let y = shape.forward(self.get(x), self.get(w), bias.map(|id| self.get(id)));
-        self.record(&[x, w, bias.unwrap_or(w)], y, Step::Pointwise { x, w, bias, shape })
+        self.record(
+            &[x, w, bias.unwrap_or(w)],
+            y,
+            Step::Pointwise { x, w, bias, shape },
+        )
     }
 
     pub fn depthwise(&mut self, x: Id, w: Id, bias: Option<Id>, shape: Depthwise) -> Id {
         let y = shape.forward(self.get(x), self.get(w), bias.map(|id| self.get(id)));
-        self.record(&[x, w, bias.unwrap_or(w)], y, Step::Depthwise { x, w, bias, shape })
+        self.record(
+            &[x, w, bias.unwrap_or(w)],
+            y,
+            Step::Depthwise { x, w, bias, shape },
+        )
     }
 
     pub fn dense(&mut self, x: Id, w: Id, bias: Id, shape: Dense) -> Id {
@@ -108,7 +192,17 @@ impl Tape {
 
     pub fn group_norm(&mut self, x: Id, gamma: Id, beta: Id, shape: GroupNorm) -> Id {
         let (y, moments) = shape.forward(self.get(x), self.get(gamma), self.get(beta));
-        self.record(&[x, gamma, beta], y, Step::GroupNorm { x, gamma, beta, shape, moments })
+        self.record(
+            &[x, gamma, beta],
+            y,
+            Step::GroupNorm {
+                x,
+                gamma,
+                beta,
+                shape,
+                moments,
+            },
+        )
     }
 
     /// Concatenates maps (id, channels) along the channels.
@@ -116,12 +210,29 @@ impl Tape {
         let maps: Vec<&[f32]> = parts.iter().map(|&(id, _)| self.get(id)).collect();
         let y = kernel::concat(&maps, columns, shuffle);
         let ids: Vec<Id> = parts.iter().map(|&(id, _)| id).collect();
-        self.record(&ids, y, Step::Concat { parts, columns, shuffle })
+        self.record(
+            &ids,
+            y,
+            Step::Concat {
+                parts,
+                columns,
+                shuffle,
+            },
+        )
     }
 
     pub fn subsample(&mut self, x: Id, height: usize, width: usize, batch: usize) -> Id {
         let y = kernel::subsample(self.get(x), height, width, batch);
-        self.record(&[x], y, Step::Subsample { x, height, width, batch })
+        self.record(
+            &[x],
+            y,
+            Step::Subsample {
+                x,
+                height,
+                width,
+                batch,
+            },
+        )
     }
 
     pub fn max_pool(&mut self, x: Id, planes: usize, rows: Axis, cols: Axis, batch: usize) -> Id {
@@ -145,12 +256,34 @@ impl Tape {
     pub fn pixel_mean(&mut self, x: Id, mask: Option<Id>, pixels: usize, batch: usize) -> Id {
         let mut y = vec![0.0; self.get(x).len() / pixels];
         let scale = 1.0 / pixels as f32;
-        kernel::pixel_sum(self.get(x), mask.map(|id| self.get(id)), pixels, batch, scale, &mut y);
-        self.record(&[x], y, Step::PixelMean { x, mask, pixels, batch })
+        kernel::pixel_sum(
+            self.get(x),
+            mask.map(|id| self.get(id)),
+            pixels,
+            batch,
+            scale,
+            &mut y,
+        );
+        self.record(
+            &[x],
+            y,
+            Step::PixelMean {
+                x,
+                mask,
+                pixels,
+                batch,
+            },
+        )
     }
 
     /// Combined gates `[2 F, B]` of two MACFusion units; `units` are the tensors of both.
-    pub fn gates(&mut self, pooled: [Id; 2], units: Vec<Id>, formulas: Formulas, batch: usize) -> Id {
+    pub fn gates(
+        &mut self,
+        pooled: [Id; 2],
+        units: Vec<Id>,
+        formulas: Formulas,
+        batch: usize,
+    ) -> Id {
         let (y, saved) = {
             let inputs = pooled.map(|id| self.get(id));
             gates::pcmfa_forward(inputs, self.units(&units), batch, formulas)
@@ -158,7 +291,17 @@ impl Tape {
         let mut reads = units.clone();
         reads.extend(pooled);
         let saved = Box::new(saved);
-        self.record(&reads, y, Step::Gates { pooled, units, formulas, batch, saved })
+        self.record(
+            &reads,
+            y,
+            Step::Gates {
+                pooled,
+                units,
+                formulas,
+                batch,
+                saved,
+            },
+        )
     }
 
     fn units(&self, ids: &[Id]) -> [Unit<'_>; 2] {
@@ -168,42 +311,87 @@ impl Tape {
     }
 
     /// A map times half `which` of stacked gates.
-    pub fn apply_gate(&mut self, x: Id, gates: Id, which: usize, pixels: usize, batch: usize) -> Id {
+    pub fn apply_gate(
+        &mut self,
+        x: Id,
+        gates: Id,
+        which: usize,
+        pixels: usize,
+        batch: usize,
+    ) -> Id {
         let half = self.get(gates).len() / 2;
         let gate = &self.get(gates)[which * half..(which + 1) * half];
         let y = kernel::apply_gate(self.get(x), gate, pixels, batch);
-        self.record(&[x, gates], y, Step::ApplyGate { x, gates, which, pixels, batch })
+        self.record(
+            &[x, gates],
+            y,
+            Step::ApplyGate {
+                x,
+                gates,
+                which,
+                pixels,
+                batch,
+            },
+        )
     }
 
     /// A vector of channels as a constant map.
     pub fn broadcast(&mut self, vector: Id, columns: usize) -> Id {
-        let y = self.get(vector).iter().flat_map(|&v| std::iter::repeat_n(v, columns)).collect();
+        let y = self
+            .get(vector)
+            .iter()
+            .flat_map(|&v| std::iter::repeat_n(v, columns))
+            .collect();
         self.record(&[vector], y, Step::Broadcast { vector, columns })
     }
 
     /// A map plus a vector of channels.
     pub fn add_vector(&mut self, x: Id, vector: Id, columns: usize) -> Id {
         let rows = self.get(x).chunks_exact(columns).zip(self.get(vector));
-        let y = rows.flat_map(|(row, v)| row.iter().map(move |x| x + v)).collect();
+        let y = rows
+            .flat_map(|(row, v)| row.iter().map(move |x| x + v))
+            .collect();
         self.record(&[x, vector], y, Step::AddVector { x, vector, columns })
     }
 
     /// `max(x, 0)`.
     pub fn relu(&mut self, x: Id) -> Id {
-        let y = self.get(x).iter().map(|&v| if v < 0.0 { 0.0 } else { v }).collect();
+        let y = self
+            .get(x)
+            .iter()
+            .map(|&v| if v < 0.0 { 0.0 } else { v })
+            .collect();
         self.record(&[x], y, Step::Relu { x })
     }
 
     /// Adaptive averaging in time.
     pub fn resample(&mut self, x: Id, length: usize, pixels: usize, batch: usize) -> Id {
         let y = kernel::resample(self.get(x), length, pixels, batch);
-        self.record(&[x], y, Step::Resample { x, length, pixels, batch })
+        self.record(
+            &[x],
+            y,
+            Step::Resample {
+                x,
+                length,
+                pixels,
+                batch,
+            },
+        )
     }
 
     /// Nearest-neighbour upscaling.
     pub fn upscale(&mut self, x: Id, width: usize, batch: usize, factor: usize) -> Id {
         let y = kernel::upscale(self.get(x), width, batch, factor);
-        self.record(&[x], y, Step::Upscale { x, width, batch, factor })
+        self.record(
+            &[x],
+            y,
+            Step::Upscale {
+                x,
+                width,
+                batch,
+                factor,
+            },
+        )
     }
 
     /// Ends the tape with one value as the result.
@@ -216,7 +404,16 @@ impl Tape {
         let operands = std::mem::take(&mut self.operands);
         let ids = operands.iter().map(|&(_, id)| id).collect();
         let operands = operands.into_iter().map(|(operand, _)| operand).collect();
-        finish(operands, output, shape, Finished { tape: self, operands: ids, output: id })
+        finish(
+            operands,
+            output,
+            shape,
+            Finished {
+                tape: self,
+                operands: ids,
+                output: id,
+            },
+        )
     }
 
     #[cfg(test)]
@@ -239,14 +436,20 @@ struct Finished {
 
 impl Pullback for Finished {
     fn pull(&self, dy: &[f32]) -> Vec<Option<Vec<f32>>> {
-        let mut grads = Grads { found: vec![None; self.tape.values.len()], values: &self.tape.values };
+        let mut grads = Grads {
+            found: vec![None; self.tape.values.len()],
+            values: &self.tape.values,
+        };
         grads.add(self.output, || dy.to_vec());
         for (step, output) in self.tape.steps.iter().rev() {
             if let Some(dy) = grads.found[*output].take() {
                 self.tape.step_back(step, &dy, &mut grads);
             }
         }
-        self.operands.iter().map(|&id| grads.found[id].take()).collect()
+        self.operands
+            .iter()
+            .map(|&id| grads.found[id].take())
+            .collect()
     }
 }
 
@@ -294,28 +497,44 @@ impl Tape {
                 grads.add(w, || shape.weight_gradient(dy, self.get(x)));
                 grads.add(bias, || row_sums(dy, shape.outputs));
             }
-            Step::GroupNorm { x, gamma, beta, shape, ref moments } => {
+            Step::GroupNorm {
+                x,
+                gamma,
+                beta,
+                shape,
+                ref moments,
+            } => {
                 let (dx, dgamma, dbeta) =
                     shape.backward(self.get(x), self.get(gamma), self.get(beta), moments, dy);
                 grads.add(x, || dx);
                 grads.add(gamma, || dgamma);
                 grads.add(beta, || dbeta);
             }
-            Step::Concat { ref parts, columns, shuffle } => {
+            Step::Concat {
+                ref parts,
+                columns,
+                shuffle,
+            } => {
                 let channels: Vec<usize> = parts.iter().map(|&(_, channels)| channels).collect();
                 let found = kernel::split(dy, &channels, columns, shuffle);
                 for (&(id, _), part) in parts.iter().zip(found) {
                     grads.add(id, || part);
                 }
             }
-            Step::Subsample { x, height, width, batch } => {
+            Step::Subsample {
+                x,
+                height,
+                width,
+                batch,
+            } => {
                 grads.add(x, || kernel::spread(dy, height, width, batch));
             }
             Step::MaxPool { x, ref winners } => {
                 grads.add(x, || kernel::max_unpool(dy, winners, self.get(x).len()));
             }
             Step::AddActivate { a, b, activation } => {
-                let gradient = kernel::add_activate_gradient(self.get(a), self.get(b), dy, activation);
+                let gradient =
+                    kernel::add_activate_gradient(self.get(a), self.get(b), dy, activation);
                 if self.values[a].tracked && self.values[b].tracked {
                     grads.add(a, || gradient.clone());
                     grads.add(b, || gradient);
@@ -328,11 +547,24 @@ impl Tape {
                 grads.add(x, || dy.iter().map(|d| d * factor).collect());
                 grads.add(scale, || vec![kernel::inner(self.get(x), dy)]);
             }
-            Step::PixelMean { x, mask, pixels, batch } => {
+            Step::PixelMean {
+                x,
+                mask,
+                pixels,
+                batch,
+            } => {
                 let mask = mask.map(|id| self.get(id));
-                grads.add(x, || kernel::pixel_spread(dy, mask, pixels, batch, 1.0 / pixels as f32));
+                grads.add(x, || {
+                    kernel::pixel_spread(dy, mask, pixels, batch, 1.0 / pixels as f32)
+                });
             }
-            Step::Gates { pooled, ref units, formulas, batch, ref saved } => {
+            Step::Gates {
+                pooled,
+                ref units,
+                formulas,
+                batch,
+                ref saved,
+            } => {
                 let inputs = pooled.map(|id| self.get(id));
                 let (dpooled, dunits) =
                     gates::pcmfa_backward(inputs, self.units(units), saved, batch, formulas, dy);
@@ -343,10 +575,18 @@ impl Tape {
                     grads.add(id, || gradient);
                 }
             }
-            Step::ApplyGate { x, gates, which, pixels, batch } => {
+            Step::ApplyGate {
+                x,
+                gates,
+                which,
+                pixels,
+                batch,
+            } => {
                 let half = self.get(gates).len() / 2;
                 let range = which * half..(which + 1) * half;
-                grads.add(x, || kernel::apply_gate(dy, &self.get(gates)[range.clone()], pixels, batch));
+                grads.add(x, || {
+                    kernel::apply_gate(dy, &self.get(gates)[range.clone()], pixels, batch)
+                });
                 grads.add(gates, || {
                     let mut all = vec![0.0; 2 * half];
                     let gradient = kernel::gate_gradient(self.get(x), dy, pixels, batch);
@@ -365,10 +605,20 @@ impl Tape {
                 let open = |(d, x): (&f32, &f32)| if *x > 0.0 { *d } else { 0.0 };
                 grads.add(x, || dy.iter().zip(self.get(x)).map(open).collect());
             }
-            Step::Resample { x, length, pixels, batch } => {
+            Step::Resample {
+                x,
+                length,
+                pixels,
+                batch,
+            } => {
                 grads.add(x, || kernel::resample_gradient(dy, length, pixels, batch));
             }
-            Step::Upscale { x, width, batch, factor } => {
+            Step::Upscale {
+                x,
+                width,
+                batch,
+                factor,
+            } => {
                 grads.add(x, || kernel::upscale_gradient(dy, width, batch, factor));
             }
         }
@@ -377,5 +627,7 @@ impl Tape {
 
 /// Sum of every one of `rows` rows.
 fn row_sums(dy: &[f32], rows: usize) -> Vec<f32> {
-    dy.chunks_exact(dy.len() / rows).map(crate::kernel::sum).collect()
+    dy.chunks_exact(dy.len() / rows)
+        .map(crate::kernel::sum)
+        .collect()
 }
