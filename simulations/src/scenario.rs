@@ -1,6 +1,6 @@
 //! A scenario: one TOML file that describes a study, its sites and their cohorts.
 //!
-//! The same file drives `simulate`, `demo` and, through [`Prepared`]'s study document, a deployment.
+//! The same file drives `simulate`, `demo` and, through its study document, a deployment.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
