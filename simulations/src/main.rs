@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use consilium::errors::refused_cohort;
 use consilium::scenario::Loaded;
 use consilium::{demo, prepare, simulate};
 use consilium_core::clock::{Clock as _, SystemClock};
-use consilium_models::DeviceChoice;
+use consilium_models::{DeviceChoice, Version};
 use consilium_ops::{Format, OperatorError, output};
 
 /// Federated learning for hospitals, on one machine.
@@ -50,6 +51,44 @@ enum Command {
     /// Studies for separate programs.
     #[command(subcommand)]
     Study(StudyCommand),
+    /// What a cohort holds, and what is wrong with it.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// The built-in networks.
+    #[command(subcommand)]
+    Model(ModelCommand),
+}
+
+#[derive(Subcommand)]
+enum DataCommand {
+    /// Print what a cohort holds.
+    ///
+    /// Example: consilium data describe simulations/cohorts/icu-eicu.toml
+    Describe {
+        /// The cohort's manifest, `cohort.toml`.
+        manifest: PathBuf,
+    },
+    /// List everything that is wrong with a cohort, with file and line; exit 3 when it would be refused.
+    Check {
+        /// The cohort's manifest, `cohort.toml`.
+        manifest: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum ModelCommand {
+    /// List the built-in networks.
+    List,
+    /// Print the sizes of a network's modules, from the real modules.
+    ///
+    /// Example: consilium model describe ehpal-net --width 64
+    Describe {
+        /// Name of the network.
+        name: String,
+        /// Channels of the stem output: 8, 16, 32 or 64.
+        #[arg(long, default_value_t = 64)]
+        width: usize,
+    },
 }
 
 #[derive(Subcommand)]
@@ -132,5 +171,66 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             });
             Ok(())
         }
+        Command::Data(DataCommand::Describe { manifest }) => {
+            let cohort = consilium_data::Cohort::read(&manifest).map_err(refused_cohort)?;
+            let description = consilium_data::describe(&cohort);
+            output::print(format, &description, ToString::to_string);
+            Ok(())
+        }
+        Command::Data(DataCommand::Check { manifest }) => {
+            let findings = consilium_data::check(&manifest);
+            output::print(format, &findings, |findings| {
+                let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
+                if lines.is_empty() {
+                    "nothing is wrong".into()
+                } else {
+                    lines.join("\n")
+                }
+            });
+            let errors = findings
+                .iter()
+                .filter(|f| f.severity == consilium_data::Severity::Error)
+                .count();
+            if errors == 0 {
+                return Ok(());
+            }
+            Err(OperatorError::configuration(
+                "cohort_refused",
+                format!("{errors} errors"),
+                "correct the cohort; nothing was written",
+            )
+            .at(manifest.display()))
+        }
+        Command::Model(ModelCommand::List) => {
+            output::print(format, &["ehpal-net"], |names| names.join("\n"));
+            Ok(())
+        }
+        Command::Model(ModelCommand::Describe { name, width }) => {
+            describe_model(&name, width, format)
+        }
     }
+}
+
+/// The published network, four 128x128x3 inputs, in both versions of its heads.
+fn describe_model(name: &str, width: usize, format: Format) -> Result<(), OperatorError> {
+    if name != "ehpal-net" {
+        return Err(OperatorError::configuration(
+            "model_unknown",
+            format!("there is no network {name:?}"),
+            "see `consilium model list`",
+        ));
+    }
+    let describe = |version| {
+        consilium_models::describe(width, 128, version)
+            .map_err(|error| OperatorError::configuration(error.code(), error.to_string(), ""))
+    };
+    let both = [describe(Version::V1)?, describe(Version::V2)?];
+    output::print(format, &both, |[first, second]| {
+        format!(
+            "Heads 5, 7, 2, 2\n{}\nHeads 5, 7, 1 (survival), 2\n{}",
+            first.to_text(),
+            second.to_text()
+        )
+    });
+    Ok(())
 }
