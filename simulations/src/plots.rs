@@ -1,11 +1,8 @@
 //! Figures of a run, as SVG.
 
-use std::collections::BTreeMap;
-
 use plotters::prelude::*;
 
 use crate::outcome::Outcome;
-use crate::run_folder::MetricRow;
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
@@ -61,62 +58,6 @@ pub fn comparison(outcome: &Outcome) -> Result<String, String> {
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.85))
-            .border_style(CONSTANT)
-            .draw()?;
-        Ok(())
-    })
-}
-
-/// The primary metric on the validation part after each round, one line a site.
-///
-/// # Errors
-/// When plotters refuses the figure, which would be our mistake.
-pub fn learning_curves(
-    rows: &[MetricRow],
-    primary: &BTreeMap<String, String>,
-) -> Result<String, String> {
-    let mut curves: BTreeMap<String, Vec<(u32, f64)>> = BTreeMap::new();
-    for row in rows {
-        let site = row.site.to_string();
-        if let (Some(round), Some(value), Some(metric)) = (row.round, row.value, primary.get(&site))
-            && row.split == "validation"
-            && *metric == row.metric
-        {
-            curves.entry(site).or_default().push((round, value));
-        }
-    }
-    let last = curves
-        .values()
-        .flatten()
-        .map(|point| point.0)
-        .max()
-        .unwrap_or(1);
-    svg((900, 420), |root| {
-        let mut chart = ChartBuilder::on(root)
-            .margin(10)
-            .x_label_area_size(36)
-            .y_label_area_size(48)
-            .right_y_label_area_size(10)
-            .build_cartesian_2d(0..last, 0.0_f64..1.0)?;
-        chart
-            .configure_mesh()
-            .x_desc("round")
-            .y_desc("primary metric, validation part")
-            .draw()?;
-        for (index, (site, points)) in curves.iter().enumerate() {
-            let colour = Palette99::pick(index).to_rgba();
-            chart
-                .draw_series(LineSeries::new(
-                    points.iter().copied(),
-                    colour.stroke_width(2),
-                ))?
-                .label(site)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour));
-        }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
             .background_style(WHITE.mix(0.85))
             .border_style(CONSTANT)
             .draw()?;

@@ -1,9 +1,8 @@
-//! Metrics, intervals and simple baselines.
+//! Metrics and intervals.
 //!
 //! * [`Predictions`] hold outcomes and predictions of one [`TaskKind`], checked once, and answer for every
 //!   [`Metric`]. Undefined is `None`, never 0 or one half.
 //! * [`intervals`]: how far a figure can be trusted, over runs and over patients.
-//! * [`baseline`]: the simple models that a network has to be compared with.
 //!
 //! Everything is computed in f64. It does not know about networks, files or cohorts; every random draw
 //! comes from a generator or a seed that the caller hands in.
@@ -18,7 +17,6 @@
 //! # Ok::<(), consilium_evaluation::InvalidPredictions>(())
 //! ```
 
-pub mod baseline;
 mod binary;
 pub mod calibration;
 pub mod confusion;

@@ -1,1 +1,0 @@
-//! The simple models that a network has to be compared with.
