@@ -116,4 +116,20 @@ mod tests {
         assert_eq!(json["error"]["where"], "f.toml:3:1");
         assert!(json.get("data").is_none());
     }
+
+    #[test]
+    fn a_result_envelope_says_ok_and_carries_the_data_alone() {
+        let json: serde_json::Value = serde_json::from_str(&envelope(Some(&[1, 2]), None)).unwrap();
+        let expected = serde_json::json!({"schema_version": 1, "status": "ok", "data": [1, 2]});
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn a_panic_ends_the_program_as_our_bug() {
+        let code = run(|| panic!("a bug"));
+        assert_eq!(
+            format!("{code:?}"),
+            format!("{:?}", std::process::ExitCode::from(70))
+        );
+    }
 }
