@@ -12,6 +12,10 @@ pub(crate) const Z_975: f64 = 1.959_963_984_540_054;
 /// Up to this many patients a bootstrap interval is corrected for bias and skewness.
 pub const BCA_PATIENTS: usize = 200;
 
+/// With fewer patients there is no bootstrap interval: few patients allow few different draws (two patients
+/// three), and the interval would be about those draws and not about patients.
+pub const MINIMUM_PATIENTS: usize = 10;
+
 /// More than this share of undefined draws makes an interval not estimable.
 pub const UNDEFINED_SHARE: f64 = 0.05;
 
@@ -149,11 +153,13 @@ impl Bootstrap {
     }
 
     /// 95 % interval: bias-corrected and accelerated up to [`BCA_PATIENTS`] patients, percentile beyond.
-    /// `None` ("not estimable") where more than [`UNDEFINED_SHARE`] of the draws are undefined.
+    /// `None` ("not estimable") with fewer than [`MINIMUM_PATIENTS`] patients, and where more than
+    /// [`UNDEFINED_SHARE`] of the draws are undefined.
     #[must_use]
     pub fn interval(&self) -> Option<Interval> {
         let draws = self.replicates.len() + self.undefined;
-        if self.undefined as f64 > UNDEFINED_SHARE * draws as f64 {
+        let undefined_allowed = UNDEFINED_SHARE * draws as f64;
+        if self.patients < MINIMUM_PATIENTS || self.undefined as f64 > undefined_allowed {
             return None;
         }
         if self.patients <= BCA_PATIENTS {
@@ -302,15 +308,29 @@ mod tests {
     #[test]
     fn a_statistic_that_is_often_undefined_is_not_estimable() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
-        // One positive among four patients: about a third of the draws miss it.
-        let labels = [true, false, false, false];
+        // One positive among twelve patients: about a third of the draws miss it.
+        let patients: Vec<usize> = (0..12).collect();
         let area = |rows: &[usize]| {
-            let drawn: Vec<bool> = rows.iter().map(|&row| labels[row]).collect();
+            let drawn: Vec<bool> = rows.iter().map(|&row| row == 0).collect();
             let scores: Vec<f64> = rows.iter().map(|&row| row as f64).collect();
             crate::ranking::auroc(&drawn, &scores)
         };
-        let drawn = Bootstrap::draw(&[0, 1, 2, 3], 200, &mut rng, area).unwrap();
+        let drawn = Bootstrap::draw(&patients, 200, &mut rng, area).unwrap();
         assert!(drawn.undefined > 40);
         assert_eq!(drawn.interval(), None);
+    }
+
+    #[test]
+    fn many_records_of_few_patients_give_no_interval() {
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        let mean = |rows: &[usize]| Some(rows.iter().sum::<usize>() as f64 / rows.len() as f64);
+        let mut interval_of = |patients: usize| {
+            let patient_of_row: Vec<usize> = (0..500).map(|row| row % patients).collect();
+            Bootstrap::draw(&patient_of_row, 200, &mut rng, mean)
+                .unwrap()
+                .interval()
+        };
+        assert_eq!(interval_of(MINIMUM_PATIENTS - 1), None);
+        assert!(interval_of(MINIMUM_PATIENTS).is_some());
     }
 }

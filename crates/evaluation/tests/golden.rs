@@ -14,17 +14,11 @@ use serde_json::{Map, Value, json};
 
 const NOT_COVERED: &str = "not covered yet";
 
+/// A relative `CONSILIUM_GOLDEN` starts at the workspace, where `cargo test` is typed, not at this crate.
 fn golden_folder(name: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("CONSILIUM_GOLDEN").map_or_else(
-        || {
-            PathBuf::from(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../../shared/data/golden"
-            ))
-        },
-        PathBuf::from,
-    );
-    let folder = root.join(name);
+    let workspace = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let root = std::env::var_os("CONSILIUM_GOLDEN").unwrap_or("../shared/data/golden".into());
+    let folder = workspace.join(root).join(name);
     if folder.is_dir() {
         return Some(folder);
     }
