@@ -9,7 +9,7 @@ use consilium_core::vector::values_to_bytes;
 use consilium_core::{Digest, GroupName, ModelVector, Participant, SiteId, Study};
 use consilium_proto::Refused;
 use consilium_rounds::{Assignment, Coordination, Effect, Event};
-use consilium_store::server::{Blobs, ServerStore, ServerStoreError};
+use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, watch};
 
@@ -24,6 +24,8 @@ pub struct Consortium {
     blobs: Blobs,
     clock: Arc<dyn Clock>,
     coordination: Mutex<Coordination>,
+    /// Held from the moment a blob is in place until the state names it, and while unnamed blobs are removed.
+    naming: Mutex<()>,
     /// Counts changes of the state; waiting calls look at it.
     changes: watch::Sender<u64>,
     /// Sites that have everything they need from the finished study.
@@ -60,6 +62,7 @@ impl Consortium {
             blobs,
             clock,
             coordination: Mutex::new(coordination),
+            naming: Mutex::default(),
             changes: watch::Sender::new(0),
             served: Mutex::default(),
             finished: watch::Sender::new(false),
@@ -154,6 +157,27 @@ impl Consortium {
         Ok(())
     }
 
+    /// Makes an update durable and enters it into its round.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`]; then the update is not in the round and can be sent again.
+    pub async fn store_update(
+        self: &Arc<Self>,
+        writer: BlobWriter<'_>,
+        site: SiteId,
+        (round, attempt): (u32, u32),
+    ) -> Result<(), ServerStoreError> {
+        let _naming = self.naming.lock().await;
+        let digest = tokio::task::block_in_place(|| writer.finish())?;
+        self.take(Event::UpdateStored {
+            site,
+            round,
+            attempt,
+            digest,
+        })
+        .await
+    }
+
     /// Looks at the clock until the study has ended.
     pub async fn watch_the_clock(self: Arc<Self>) {
         while self.coordination.lock().await.end().is_none() {
@@ -193,6 +217,8 @@ impl Consortium {
         tracing::info!(round = plan.round, attempt = plan.attempt, "aggregating");
         loop {
             let (this, model, from) = (Arc::clone(&self), plan.model, contributors.clone());
+            // The clean-up of the round before must not take the new model for an old one.
+            let naming = self.naming.lock().await;
             let summed = tokio::task::spawn_blocking(move || {
                 aggregate::aggregate(&this.study, &this.blobs, model, &from)
             })
@@ -214,13 +240,14 @@ impl Consortium {
                 Ok(Err(error)) => tracing::error!(%error, "sum failed"),
                 Err(error) => tracing::error!(%error, "sum failed"),
             }
+            drop(naming);
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
     }
 
     /// Removes every blob but the models of the last two rounds and the updates of the open one.
     async fn forget(&self) {
-        // Held throughout: no update can be recorded between the look at the state and the removal.
+        let _naming = self.naming.lock().await;
         let coordination = self.coordination.lock().await;
         let mut wanted = BTreeSet::from([self.study.initial_model_sha256, coordination.model]);
         let closed = coordination.closed.iter().rev();

@@ -15,7 +15,7 @@ use consilium_proto::{
     GetStudyReply, GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, Refused, UpdateHeader,
     UploadMessage, UploadReply, ValueChunk, assignment_to_wire, digest_from_wire,
 };
-use consilium_rounds::{Event, RejectUpdate};
+use consilium_rounds::RejectUpdate;
 use consilium_store::server::BlobWriter;
 use consilium_strategies::check_values;
 use tokio_stream::{Stream, StreamExt as _};
@@ -282,16 +282,8 @@ impl Service {
                 "send the sealed bytes again",
             ));
         }
-        tokio::task::block_in_place(|| writer.finish())
-            .map_err(|error| store_refusal(&error).into_status())?;
-        let event = Event::UpdateStored {
-            site: site.clone(),
-            round,
-            attempt,
-            digest,
-        };
         self.0
-            .take(event)
+            .store_update(writer, site.clone(), (round, attempt))
             .await
             .map_err(|error| store_refusal(&error).into_status())?;
         // The round may have closed while the values came in: then the update is late.
