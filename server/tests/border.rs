@@ -1,0 +1,457 @@
+//! The real server behind real TLS, and peers that do not do what they should: each is refused with its
+//! code, nothing is half-written, and the server goes on.
+
+mod consortium;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use consilium_certs::{Authority, Validity};
+use consilium_core::clock::Clock;
+use consilium_core::study::PROTOCOL_VERSION;
+use consilium_core::vector::values_to_bytes;
+use consilium_core::{Digest, ModelVector, TensorSpec};
+use consilium_proto::{
+    AwaitAssignmentRequest, DownloadGroupRequest, GetStudyRequest, MAX_CHUNK_BYTES, Refused,
+    UploadMessage, digest_to_wire,
+};
+use consilium_rounds::{Outcome, Phase};
+use consilium_server::listen::start_with;
+use consortium::{Consortium, careless_config, chunk, code, header, initial, study};
+use tonic::Code;
+
+/// What turns a correct upload into a wrong one.
+type Spoil = Box<dyn Fn(&mut Vec<UploadMessage>)>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_wrong_update_is_refused_with_its_code_and_leaves_nothing() {
+    let consortium = Consortium::new().await;
+    let before = consortium.blobs();
+    let poison = |messages: &mut Vec<UploadMessage>, value: f32| {
+        chunk(messages, 2).values[4..8].copy_from_slice(&value.to_le_bytes());
+    };
+    let cases: Vec<(&str, Spoil)> = vec![
+        ("site_mismatch", Box::new(|m| header(m).site = "b".into())),
+        (
+            "study_digest_mismatch",
+            Box::new(|m| header(m).study = digest_to_wire(&Digest::of(b"x"))),
+        ),
+        (
+            "message_malformed",
+            Box::new(|m| header(m).study = vec![1, 2, 3]),
+        ),
+        (
+            "message_malformed",
+            Box::new(|m| header(m).digest = vec![0; 31]),
+        ),
+        ("message_malformed", Box::new(|m| drop(m.remove(0)))),
+        ("update_round_not_open", Box::new(|m| header(m).round = 2)),
+        ("update_round_not_open", Box::new(|m| header(m).attempt = 2)),
+        (
+            "update_wrong_groups",
+            Box::new(|m| header(m).groups[1].group = "stem/m".into()),
+        ),
+        (
+            "update_wrong_groups",
+            Box::new(|m| header(m).groups.truncate(1)),
+        ),
+        (
+            "update_wrong_groups",
+            Box::new(|m| header(m).groups.reverse()),
+        ),
+        (
+            "update_wrong_length",
+            Box::new(|m| header(m).groups[1].values += 1),
+        ),
+        (
+            "update_wrong_length",
+            Box::new(|m| header(m).groups[1].values = u64::MAX),
+        ),
+        (
+            "update_wrong_shape",
+            Box::new(|m| chunk(m, 1).group = "trunk".into()),
+        ),
+        ("update_wrong_shape", Box::new(|m| chunk(m, 2).offset = 1)),
+        (
+            "update_wrong_shape",
+            Box::new(|m| chunk(m, 2).offset = u64::MAX),
+        ),
+        (
+            "update_wrong_shape",
+            Box::new(|m| chunk(m, 2).values.truncate(7)),
+        ),
+        (
+            "update_wrong_shape",
+            Box::new(|m| chunk(m, 2).values.clear()),
+        ),
+        (
+            "update_wrong_shape",
+            Box::new(|m| chunk(m, 2).values.extend([0; 4])),
+        ),
+        ("update_wrong_shape", Box::new(|m| m.truncate(2))),
+        ("update_wrong_shape", Box::new(|m| m.push(m[2].clone()))),
+        ("update_not_finite", Box::new(move |m| poison(m, f32::NAN))),
+        (
+            "update_not_finite",
+            Box::new(move |m| poison(m, f32::NEG_INFINITY)),
+        ),
+        (
+            "update_out_of_range",
+            Box::new(move |m| poison(m, 40_000.0)),
+        ),
+        ("update_digest_mismatch", Box::new(move |m| poison(m, 0.25))),
+        (
+            "chunk_too_large",
+            Box::new(|m| chunk(m, 2).values = vec![0; MAX_CHUNK_BYTES + 4]),
+        ),
+    ];
+    for (index, (expected, spoil)) in cases.iter().enumerate() {
+        let mut messages = consortium.upload("a", 0.5);
+        spoil(&mut messages);
+        let refused = consortium.send("a", messages).await.unwrap_err();
+        assert_eq!(code(&refused), *expected, "case {index}");
+        assert_eq!(
+            consortium.blobs(),
+            before,
+            "case {index} ({expected}) left a file"
+        );
+    }
+    assert!(consortium.received().await.is_empty());
+    // The server is alive and still takes the right one.
+    assert!(
+        !consortium
+            .send("a", consortium.upload("a", 0.5))
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_beyond_the_limit_is_refused_and_the_server_goes_on() {
+    let consortium = Consortium::new().await;
+    let mut messages = consortium.upload("a", 0.5);
+    chunk(&mut messages, 2).values = vec![0; 8 << 20];
+    let refused = consortium.send("a", messages).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
+    assert!(
+        !consortium
+            .send("a", consortium.upload("a", 0.5))
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_upload_is_harmless_and_a_changed_one_is_refused() {
+    let consortium = Consortium::new().await;
+    assert!(
+        !consortium
+            .send("a", consortium.upload("a", 0.5))
+            .await
+            .unwrap()
+    );
+    assert!(
+        consortium
+            .send("a", consortium.upload("a", 0.5))
+            .await
+            .unwrap()
+    );
+    let changed = consortium
+        .send("a", consortium.upload("a", 0.75))
+        .await
+        .unwrap_err();
+    assert_eq!(code(&changed), "update_conflicting");
+    for site in ["b", "c"] {
+        consortium
+            .send(site, consortium.upload(site, 0.5))
+            .await
+            .unwrap();
+    }
+    consortium
+        .until(|state| state.committed_rounds() == 1)
+        .await;
+    // A replay of round 1 after its commit changes nothing either.
+    assert!(
+        consortium
+            .send("a", consortium.upload("a", 0.5))
+            .await
+            .unwrap()
+    );
+    assert!(consortium.received().await.is_empty());
+    let late = consortium
+        .send("b", consortium.upload("b", 0.125))
+        .await
+        .unwrap_err();
+    assert_eq!(code(&late), "update_conflicting");
+    // One and not two halves were added: the average of three equal updates is the update.
+    let model = consortium.running().consortium().coordination().await.model;
+    let expected = ModelVector(
+        initial()
+            .0
+            .into_iter()
+            .map(|(g, v)| (g, v.iter().map(|x| x + 0.5).collect()))
+            .collect(),
+    );
+    assert_eq!(model, expected.sha256());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_other_studies_and_other_protocols_are_refused() {
+    let consortium = Consortium::new().await;
+    let ask = |protocol_version, study: &str| GetStudyRequest {
+        protocol_version,
+        study: study.into(),
+    };
+    let mut stranger = consortium.site("stranger").await;
+    let refused = stranger
+        .get_study(ask(PROTOCOL_VERSION, "border"))
+        .await
+        .unwrap_err();
+    assert_eq!(code(&refused), "site_not_in_study");
+    let mut site = consortium.site("a").await;
+    let refused = site
+        .get_study(ask(PROTOCOL_VERSION, "another"))
+        .await
+        .unwrap_err();
+    assert_eq!(code(&refused), "study_unknown");
+    let refused = site
+        .get_study(ask(PROTOCOL_VERSION + 1, "border"))
+        .await
+        .unwrap_err();
+    assert_eq!(code(&refused), "protocol_version");
+    let refused = site
+        .await_assignment(AwaitAssignmentRequest {
+            study: digest_to_wire(&Digest::of(b"another")),
+            ..AwaitAssignmentRequest::default()
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(code(&refused), "study_digest_mismatch");
+    let document = site
+        .get_study(ask(PROTOCOL_VERSION, "border"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(Digest::of(&document.document), consortium.study.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_below_the_minimum_of_holders_is_never_served() {
+    let consortium = Consortium::new().await;
+    let mut site = consortium.site("a").await;
+    let study = digest_to_wire(&consortium.study.digest());
+    let model = digest_to_wire(&consortium.study.initial_model_sha256);
+    let ask = |group: &str, offset, model: &[u8]| DownloadGroupRequest {
+        study: study.clone(),
+        model: model.to_vec(),
+        group: group.into(),
+        offset,
+    };
+    for group in ["stem/m", "stem/n", "head/other", "../../server.sqlite", ""] {
+        let refused = site
+            .download_group(ask(group, 0, &model))
+            .await
+            .unwrap_err();
+        assert_eq!(code(&refused), "group_not_shared", "{group:?}");
+    }
+    let unknown = digest_to_wire(&Digest::of(b"no such model"));
+    let refused = site
+        .download_group(ask("trunk", 0, &unknown))
+        .await
+        .unwrap_err();
+    assert_eq!(code(&refused), "model_unknown");
+    let refused = site
+        .download_group(ask("trunk", 6, &model))
+        .await
+        .unwrap_err();
+    assert_eq!(code(&refused), "offset_beyond_end");
+    let mut stream = site
+        .download_group(ask("trunk", 3, &model))
+        .await
+        .unwrap()
+        .into_inner();
+    let rest = stream.message().await.unwrap().unwrap();
+    assert_eq!(rest.values, values_to_bytes(&[0.0, 0.0]));
+    assert!(stream.message().await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_expired_and_absent_certificates_reach_no_call() {
+    let consortium = Consortium::new().await;
+    let (certs, authority) = (
+        consortium.certs(),
+        Authority::open(&consortium.certs()).unwrap(),
+    );
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = Authority::create(elsewhere.path(), "another consortium").unwrap();
+    foreign
+        .issue_site(&"a".parse().unwrap(), elsewhere.path())
+        .unwrap();
+    let old = consortium.folder.path().join("old");
+    authority
+        .issue_site_for(&"a".parse().unwrap(), &old, Validity::days(-1))
+        .unwrap();
+    let ask = GetStudyRequest {
+        protocol_version: PROTOCOL_VERSION,
+        study: "border".into(),
+    };
+    let careless = [
+        (
+            "foreign",
+            Some((
+                elsewhere.path().join("a.pem"),
+                elsewhere.path().join("a.key"),
+            )),
+        ),
+        ("expired", Some((old.join("a.pem"), old.join("a.key")))),
+        (
+            "the server's own",
+            Some((certs.join("server.pem"), certs.join("server.key"))),
+        ),
+        ("none", None),
+    ];
+    for (what, files) in careless {
+        // In TLS 1.3 the connection may look open to the client; then its first call must fail.
+        if let Ok(mut client) = consortium
+            .connect_with(careless_config(&certs, files))
+            .await
+        {
+            let refused = client.get_study(ask.clone()).await.unwrap_err();
+            assert_eq!(
+                Refused::from_status(&refused),
+                None,
+                "{what} reached a call: {refused:?}"
+            );
+        }
+    }
+    // Plain TCP without any TLS gets no answer that could be a call.
+    let mut tcp = tokio::net::TcpStream::connect(consortium.running().address)
+        .await
+        .unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut tcp, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut tcp, &mut answer).await;
+    assert!(!answer.windows(4).any(|window| window == b"grpc"));
+    // And the right one is served.
+    assert!(consortium.site("a").await.get_study(ask).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_without_quorum_fails_the_attempt_and_then_the_study() {
+    let consortium = Consortium::new().await;
+    consortium
+        .send("a", consortium.upload("a", 0.5))
+        .await
+        .unwrap();
+    consortium.clock.0.store(60_000, Ordering::SeqCst);
+    consortium.until(|state| state.closed.len() == 1).await;
+    let state = consortium.running().consortium().coordination().await;
+    assert_eq!(
+        state.closed[0].outcome,
+        Outcome::QuorumMissed {
+            received: 1,
+            quorum: 3
+        }
+    );
+    assert_eq!(state.model, initial().sha256());
+    let late = consortium
+        .send("b", consortium.upload("b", 0.5))
+        .await
+        .unwrap_err();
+    assert_eq!(code(&late), "update_late");
+    consortium.clock.0.store(120_000, Ordering::SeqCst);
+    consortium
+        .until(|state| matches!(state.phase, Phase::Failed { .. }))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_with_quorum_commits_without_the_missing_site() {
+    let mut study = study();
+    study.schedule.quorum = 2;
+    study.schedule.rounds = 1;
+    study.aggregation.minimum_holders = 2;
+    // With two holders the stem of modality m is shared as well.
+    study.sites[1].modality = "n".parse().unwrap();
+    study.sites[2].modality = "o".parse().unwrap();
+    study.manifest.tensors.push(TensorSpec {
+        name: "stem/o".into(),
+        group: "stem/o".parse().unwrap(),
+        shape: vec![3],
+    });
+    let consortium = Consortium::with(study, |blobs| blobs).await;
+    for (site, value) in [("a", 0.5), ("b", 1.0)] {
+        consortium
+            .send(site, consortium.upload(site, value))
+            .await
+            .unwrap();
+    }
+    consortium.clock.0.store(60_000, Ordering::SeqCst);
+    consortium
+        .until(|state| state.committed_rounds() == 1)
+        .await;
+    let state = consortium.running().consortium().coordination().await;
+    assert_eq!(state.closed[0].missing, ["c".parse().unwrap()]);
+    let expected = ModelVector(
+        initial()
+            .0
+            .into_iter()
+            .map(|(g, v)| (g, v.iter().map(|x| x + 0.75).collect()))
+            .collect(),
+    );
+    assert_eq!(state.model, expected.sha256());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_the_update_leaves_nothing_and_takes_it_once_there_is_room() {
+    // Room for the initial model of 7 values but not for the update's 7 after a restart with less.
+    let mut consortium = Consortium::new().await;
+    let before = consortium.blobs();
+    consortium.running.take().unwrap().stop().await;
+    consortium.start(|blobs| blobs.with_room_for(12)).await;
+    let refused = consortium
+        .send("a", consortium.upload("a", 0.5))
+        .await
+        .unwrap_err();
+    assert_eq!(code(&refused), "store_disk_full");
+    assert_eq!(consortium.blobs(), before);
+    consortium.running.take().unwrap().stop().await;
+    consortium.start(|blobs| blobs).await;
+    assert!(
+        !consortium
+            .send("a", consortium.upload("a", 0.5))
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_what_was_stored_and_a_taken_port_is_named() {
+    let mut consortium = Consortium::new().await;
+    consortium
+        .send("a", consortium.upload("a", 0.5))
+        .await
+        .unwrap();
+    let mut config = consortium.config();
+    config.listen = consortium.running().address;
+    let clock: Arc<dyn Clock> = Arc::clone(&consortium.clock) as _;
+    let taken = start_with(&config, clock, |blobs| blobs)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(taken.code, "port_in_use");
+    consortium.running.take().unwrap().stop().await;
+    consortium.start(|blobs| blobs).await;
+    assert_eq!(consortium.received().await, ["a".parse().unwrap()]);
+    for site in ["b", "c"] {
+        consortium
+            .send(site, consortium.upload(site, 0.5))
+            .await
+            .unwrap();
+    }
+    consortium
+        .until(|state| state.committed_rounds() == 1)
+        .await;
+}
