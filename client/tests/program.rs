@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use consilium_core::Seed;
 use consilium_data::generated;
-use consortium::{Consortium, ServerState};
+use consortium::{Consortium, ServerState, silent_address};
 
 /// A site folder as an operator has it: configuration, certificates, a generated cohort.
 struct Site {
@@ -79,12 +79,6 @@ impl Ended {
     }
 }
 
-/// Nobody listens here.
-fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
 #[test]
 fn a_good_configuration_is_checked_without_a_server() {
     let site = Site::new("localhost:7443");
@@ -136,7 +130,8 @@ fn what_is_configured_wrongly_is_refused_with_exit_code_3_before_anything_is_tou
 
 #[test]
 fn an_unreachable_server_ends_with_exit_code_4_and_says_so() {
-    let ended = Site::new(&free_address()).command(&["run", "--exit-when-finished"]);
+    let (_socket, silent) = silent_address();
+    let ended = Site::new(&silent).command(&["run", "--exit-when-finished"]);
     assert_eq!(
         (ended.exit, ended.code()),
         (4, "server_unreachable"),
@@ -216,7 +211,8 @@ async fn status_shows_rounds_and_versions_of_a_finished_study() {
 
 #[test]
 fn two_agents_on_one_state_folder_are_refused() {
-    let site = Site::new(&free_address());
+    let (_socket, silent) = silent_address();
+    let site = Site::new(&silent);
     let state = site.folder().join("state");
     std::fs::create_dir(&state).unwrap();
     let lock = std::fs::File::create(state.join("agent.lock")).unwrap();

@@ -12,7 +12,7 @@ use consilium_ops::{ExitCode, OperatorError};
 use consilium_site::agent::{AgentError, MakeWork};
 use consilium_site::peer::Peer as _;
 use consilium_site::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
-use consortium::{Consortium, ServerState, Toy, careless_peer, peer, site, study};
+use consortium::{Consortium, ServerState, Toy, careless_peer, peer, silent_address, site, study};
 
 /// What the agent of site `a` ends with.
 async fn ends_with(consortium: &Consortium, address: &str, work: MakeWork) -> AgentError {
@@ -204,19 +204,9 @@ async fn a_damaged_download_is_fetched_again_and_twice_damaged_refused() {
 async fn a_server_that_never_answers_is_given_up_with_exit_code_4() {
     let consortium = Consortium::new();
     let authority = consortium.authority.certificate();
-    // Nobody listens on a port that was free a moment ago.
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_socket, silent) = silent_address();
     let patience = Duration::from_millis(600);
-    let mut peer = peer(
-        "a",
-        &free.to_string(),
-        &consortium.certs(),
-        &authority,
-        patience,
-    );
+    let mut peer = peer("a", &silent, &consortium.certs(), &authority, patience);
     let error = peer.study(&"toy".parse().unwrap()).await.unwrap_err();
     assert_eq!(error.code(), "server_unreachable");
     assert_eq!(OperatorError::from(error).exit, ExitCode::Peer);

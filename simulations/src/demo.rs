@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consilium_certs::Authority;
 use consilium_core::{Digest, SiteId};
@@ -21,6 +21,9 @@ use crate::outcome::Outcome;
 use crate::prepare::prepare;
 use crate::scenario::Loaded;
 use crate::simulate::{self, Options};
+
+/// Longest start of the server.
+const START: Duration = Duration::from_secs(30);
 
 /// What a demonstration found.
 #[derive(Clone, Debug, Serialize)]
@@ -78,7 +81,11 @@ pub fn demonstrate(loaded: &Loaded, options: &Options) -> Result<Demonstration, 
     }
     Ok(Demonstration {
         outcome,
-        deployment_model_sha256: in_process,
+        // Every site was compared above, and a scenario without sites is refused.
+        deployment_model_sha256: results
+            .values()
+            .next()
+            .map_or(in_process, |result| result.final_model_sha256),
         in_process_model_sha256: in_process,
     })
 }
@@ -110,12 +117,11 @@ fn deploy(
             .try_for_each(|site| authority.issue_site(site, &certs))
     });
     issued.map_err(|error| OperatorError::failed(error.code(), error.to_string(), error.hint()))?;
-    let port = free_port()?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let quoted = |path: &Path| toml::Value::from(absolute(path).display().to_string()).to_string();
 
     let server_config = format!(
-        "listen = \"127.0.0.1:{port}\"\nstate = {}\nstudy = {}\ninitial_model = {}\n\n\
+        "listen = \"127.0.0.1:0\"\nstate = {}\nstudy = {}\ninitial_model = {}\n\n\
          [identity]\ncertificate = {}\nkey = {}\nauthority = {}\n",
         quoted(&folder.join("server")),
         quoted(&deployment.study),
@@ -133,6 +139,7 @@ fn deploy(
         folder,
         "server",
     )?;
+    let port = programs.port_of_the_server()?;
     for (site, cohort) in &deployment.cohorts {
         let state = folder.join("sites").join(site.as_str());
         let text = format!(
@@ -174,20 +181,6 @@ fn deploy(
             Ok((site.clone(), result))
         })
         .collect()
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> Result<u16, OperatorError> {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .map_err(|error| {
-            OperatorError::failed(
-                "port_failed",
-                error.to_string(),
-                "let this account use loopback",
-            )
-        })
 }
 
 fn write(path: &Path, text: &str) -> Result<PathBuf, OperatorError> {
@@ -236,6 +229,34 @@ impl Programs {
             read: 0,
         });
         Ok(())
+    }
+
+    /// The port that the system gave the server, from its log.
+    fn port_of_the_server(&mut self) -> Result<u16, OperatorError> {
+        let deadline = Instant::now() + START;
+        let Some(server) = self.running.first_mut() else {
+            return Err(OperatorError::failed(
+                "program_missing",
+                "the server was not started",
+                "",
+            ));
+        };
+        while Instant::now() < deadline {
+            let port = server.new_lines().iter().find_map(|line| {
+                let event: serde_json::Value = serde_json::from_str(line).ok()?;
+                let address = event["address"].as_str()?;
+                address
+                    .parse::<SocketAddr>()
+                    .ok()
+                    .map(|address| address.port())
+            });
+            match (port, server.child.try_wait()) {
+                (Some(port), _) => return Ok(port),
+                (None, Ok(Some(status))) => return Err(server.failed(&status.to_string())),
+                (None, _) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+        Err(server.failed("no address after 30 s"))
     }
 
     /// Waits for all; shows rounds as they close and what each site is doing.

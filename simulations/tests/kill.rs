@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 const SITES: [&str; 3] = ["icu-a", "icu-b", "icu-c"];
@@ -95,6 +96,19 @@ impl Drop for Process {
     }
 }
 
+/// A port that the system gives to nobody else, so that the server can come back on it: outside the range
+/// from which ports are handed out (32768 and up).
+fn own_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let offset = (std::process::id() % 500) as u16 * 20 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 20_000 + offset % 10_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 struct Deployment {
     folder: tempfile::TempDir,
     server: PathBuf,
@@ -130,11 +144,7 @@ impl Deployment {
             ],
             at,
         );
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = own_port();
         let identity = |name: &str| {
             format!(
                 "[identity]\ncertificate = \"certs/{name}.pem\"\nkey = \"certs/{name}.key\"\n\

@@ -8,6 +8,7 @@ mod toy;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use consilium_certs::{Authority, Identity, Role, client_config};
@@ -94,6 +95,27 @@ pub fn initial() -> ModelVector {
     ]))
 }
 
+/// An address that the system gives to nobody else, so that a server can come back on it: its port is
+/// outside the range from which ports are handed out (32768 and up).
+fn own_address() -> String {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let offset = (std::process::id() % 500) as u16 * 20 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = format!("127.0.0.1:{}", 20_000 + offset % 10_000);
+        if std::net::TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// An address that is taken but where nobody listens, as long as the socket lives.
+pub fn silent_address() -> (tokio::net::TcpSocket, String) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
+}
+
 /// Folders, an authority, certificates for the server and every site.
 pub struct Consortium {
     pub folder: TempDir,
@@ -122,7 +144,7 @@ impl Consortium {
     }
 
     pub async fn serve(&self, state: Arc<ServerState>) -> Running {
-        self.serve_at(state, "127.0.0.1:0").await
+        self.serve_at(state, &own_address()).await
     }
 
     pub async fn serve_at(&self, state: Arc<ServerState>, address: &str) -> Running {
