@@ -18,16 +18,10 @@ use npz::{Npy, Npz};
 
 /// The case files, or nothing where the folder is absent.
 fn files() -> Option<Vec<PathBuf>> {
-    let root = std::env::var_os("CONSILIUM_GOLDEN").map_or_else(
-        || {
-            PathBuf::from(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../../shared/data/golden"
-            ))
-        },
-        PathBuf::from,
-    );
-    let folder = root.join("ehpal");
+    // A relative folder starts at the workspace, where `cargo test` is typed, not at this crate.
+    let workspace = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let root = std::env::var_os("CONSILIUM_GOLDEN").unwrap_or("../shared/data/golden".into());
+    let folder = workspace.join(root).join("ehpal");
     let Ok(entries) = std::fs::read_dir(&folder) else {
         println!("skipped: {} is not there", folder.display());
         return None;
