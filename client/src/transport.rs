@@ -16,9 +16,9 @@ use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
 use consilium_proto::consortium_client::ConsortiumClient;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
-    AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GROUP_DIGEST_KEY, GetStudyRequest,
-    GroupChunk, GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UpdateHeader,
-    UploadMessage, assignment_from_wire, digest_to_wire,
+    AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyRequest, GroupChunk,
+    GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UpdateHeader, UploadMessage,
+    assignment_from_wire, digest_to_wire,
 };
 use consilium_rounds::{Assignment, Sealed};
 use tokio::time::timeout;
@@ -29,7 +29,7 @@ pub use connection::ServerAddress;
 use connection::{Connector, NotConnected};
 use patience::Patience;
 
-use crate::peer::{Attempt, Peer, PeerError, Question};
+use crate::peer::{Attempt, Peer, PeerError, Question, Wanted};
 
 /// The aggregation server, over the network.
 pub struct GrpcServer {
@@ -152,38 +152,31 @@ impl GrpcServer {
         }
     }
 
-    /// Fetches what is missing in `wanted.values`; what has arrived stays there when the call fails.
-    async fn try_group(&mut self, wanted: &mut Wanted<'_>) -> Result<(), Failure> {
+    /// Fetches what is missing in `arriving.values`; what has arrived stays there when the call fails.
+    async fn try_group(&mut self, arriving: &mut Arriving<'_>) -> Result<(), Failure> {
         let mut client = self.client().await?;
+        let wanted = arriving.wanted;
         let request = DownloadGroupRequest {
             study: digest_to_wire(&wanted.study),
             model: digest_to_wire(&wanted.model),
             group: wanted.group.to_string(),
-            offset: wanted.values.len() as u64,
+            offset: arriving.values.len() as u64,
         };
         let reply = match timeout(CALL, client.download_group(request)).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(status)) => return Err(self.failed(&status)),
             Err(_) => return Err(self.took_too_long("starting a download", CALL)),
         };
-        // Integrity of the transfer only. That the values are the server's rests on mutual TLS: the model
-        // hash of the plan covers groups that this site does not hold and so cannot be checked here.
-        let digest: Digest = reply
-            .metadata()
-            .get(GROUP_DIGEST_KEY)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| nonsense(format!("group {} came without its digest", wanted.group)))?;
         let mut chunks = reply.into_inner();
         loop {
             match timeout(CALL, chunks.message()).await {
-                Ok(Ok(Some(chunk))) => wanted.take(&chunk.values)?,
+                Ok(Ok(Some(chunk))) => arriving.take(&chunk.values)?,
                 Ok(Ok(None)) => break,
                 Ok(Err(status)) => return Err(self.failed(&status)),
                 Err(_) => return Err(self.took_too_long("a part of a download", CALL)),
             }
         }
-        wanted.complete(digest)
+        arriving.complete()
     }
 
     async fn try_upload(
@@ -227,28 +220,19 @@ impl Peer for GrpcServer {
         }
     }
 
-    async fn group(
-        &mut self,
-        study: Digest,
-        model: Digest,
-        group: &GroupName,
-        length: usize,
-    ) -> Result<Vec<f32>, PeerError> {
+    async fn group(&mut self, wanted: &Wanted) -> Result<Vec<f32>, PeerError> {
         let mut patience = self.patience();
-        let mut wanted = Wanted {
-            study,
-            model,
-            group,
-            length,
+        let mut arriving = Arriving {
+            wanted,
             values: Vec::new(),
             damaged: false,
         };
         loop {
-            let before = wanted.values.len();
-            match self.try_group(&mut wanted).await {
-                Ok(()) => return Ok(wanted.values),
+            let before = arriving.values.len();
+            match self.try_group(&mut arriving).await {
+                Ok(()) => return Ok(arriving.values),
                 Err(failure) => {
-                    if wanted.values.len() > before {
+                    if arriving.values.len() > before {
                         patience = self.patience();
                     }
                     self.pause(&mut patience, failure).await?;
@@ -290,51 +274,49 @@ impl Peer for GrpcServer {
 }
 
 /// A group that is being downloaded, with what has arrived of it.
-struct Wanted<'a> {
-    study: Digest,
-    model: Digest,
-    group: &'a GroupName,
-    length: usize,
+struct Arriving<'a> {
+    wanted: &'a Wanted,
     values: Vec<f32>,
     /// Whether it arrived damaged once.
     damaged: bool,
 }
 
-impl Wanted<'_> {
+impl Arriving<'_> {
     fn take(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let group = self.group;
+        let Wanted { group, length, .. } = self.wanted;
         if bytes.len() > MAX_CHUNK_BYTES || !bytes.len().is_multiple_of(4) {
             return Err(nonsense(format!(
                 "a chunk of group {group} has {} bytes",
                 bytes.len()
             )));
         }
-        if self.values.len() + bytes.len() / 4 > self.length {
+        if self.values.len() + bytes.len() / 4 > *length {
             return Err(nonsense(format!(
-                "group {group} has more than the {} values of the study",
-                self.length
+                "group {group} has more than the {length} values of the study"
             )));
         }
         self.values.extend(bytes_to_values(bytes));
         Ok(())
     }
 
-    fn complete(&mut self, digest: Digest) -> Result<(), Failure> {
-        let group = self.group;
-        if self.values.len() < self.length {
+    /// Compares what has arrived with what was announced, and takes it once more when it differs: it may
+    /// have been damaged on the way.
+    fn complete(&mut self) -> Result<(), Failure> {
+        let Wanted { group, length, .. } = self.wanted;
+        if self.values.len() < *length {
             return Err(Failure::Transient(format!(
-                "group {group} ended after {} of {} values",
+                "group {group} ended after {} of {length} values",
                 self.values.len(),
-                self.length
             )));
         }
-        if Digest::of(&values_to_bytes(&self.values)) == digest {
+        if Digest::of(&values_to_bytes(&self.values)) == self.wanted.digest {
             return Ok(());
         }
         if std::mem::replace(&mut self.damaged, true) {
-            return Err(nonsense(format!(
-                "group {group} does not match its digest, twice"
-            )));
+            return Err(Failure::Final(PeerError::WrongValues {
+                group: group.clone(),
+                model: self.wanted.model,
+            }));
         }
         self.values.clear();
         Err(Failure::Transient(format!("group {group} arrived damaged")))
@@ -353,7 +335,7 @@ fn chunks(update: Arc<ModelVector>) -> impl Iterator<Item = UploadMessage> + Sen
                 message: Some(Message::Chunk(GroupChunk {
                     group: group.to_string(),
                     offset: offset as u64,
-                    values: values_to_bytes(&update.0[&group][offset..end]),
+                    values: values_to_bytes(&update.0[&group][offset..end]).into(),
                 })),
             }
         })

@@ -1,13 +1,15 @@
 //! Sums updates chunk by chunk from files: memory is a chunk, whatever the model and the number of sites.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use consilium_core::vector::{bytes_to_values, values_to_bytes};
 use consilium_core::{Digest, GroupName, SiteId, Study};
-use consilium_store::server::{Blobs, ServerStoreError};
+use consilium_store::server::{BlobReader, Blobs, ServerStoreError};
 use consilium_strategies::{ExactSum, RefuseValue, contributors_of, weights};
+use sha2::{Digest as _, Sha256};
 
-/// Values per chunk: one mebibyte.
-pub const CHUNK: usize = 1 << 18;
+/// Values read at a time, 256 KiB: what is done with them stays in a processor's cache.
+pub const CHUNK: usize = 1 << 16;
 
 /// Why a sum failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +40,17 @@ pub fn places<'a>(
     places
 }
 
+/// A global model that was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summed {
+    /// Its hash.
+    pub model: Digest,
+    /// SHA-256 of each of its groups, little-endian f32.
+    pub groups: BTreeMap<GroupName, Digest>,
+}
+
 /// Adds the contributors' updates to `model` and stores the next one; the same bits as
-/// [`consilium_strategies::average`].
+/// [`consilium_strategies::average`]. Every blob is read as a whole, and must be what its name says.
 ///
 /// # Errors
 /// [`AggregateError`]; then nothing is stored.
@@ -48,36 +59,96 @@ pub fn aggregate(
     blobs: &Blobs,
     model: Digest,
     contributors: &BTreeMap<SiteId, Digest>,
-) -> Result<Digest, AggregateError> {
-    let federated = study.federated_groups();
+) -> Result<Summed, AggregateError> {
     let names: Vec<SiteId> = contributors.keys().cloned().collect();
-    let updates: BTreeMap<&SiteId, _> = contributors
-        .keys()
-        .filter_map(|site| study.participant(site))
-        .map(|participant| {
-            let places = places(study, &study.shared_groups(participant));
-            (&participant.site, places)
+    let mut updates: Vec<Update> = contributors
+        .iter()
+        .filter_map(|(site, digest)| {
+            let participant = study.participant(site)?;
+            Some(Update {
+                site,
+                groups: study.shared_groups(participant),
+                reader: blobs.reader(digest),
+            })
         })
         .collect();
+    let mut before = blobs.reader(&model);
     let mut writer = blobs.create()?;
+    let mut groups = BTreeMap::new();
     let mut sum = ExactSum::new(0);
-    for (group, (start, length)) in places(study, &federated) {
-        let present = contributors_of(study, &group, &names);
-        let weights = present
+    let (mut bytes, mut values) = (Vec::new(), Vec::new());
+    for (group, (_, length)) in places(study, &study.federated_groups()) {
+        let weights = contributors_of(study, &group, &names)
             .map(|present| weights(study, &present))
             .unwrap_or_default();
+        let mut hasher = Sha256::new();
         for offset in (0..length).step_by(CHUNK) {
             let count = CHUNK.min(length - offset);
-            let mut values = blobs.read(&model, start + offset as u64, count)?;
+            let mut read = |reader: &mut BlobReader, values: &mut Vec<f32>| {
+                bytes.resize(4 * count, 0);
+                reader.read(&mut bytes)?;
+                values.clear();
+                values.extend(bytes_to_values(&bytes));
+                Ok::<_, ServerStoreError>(())
+            };
             sum.reset(count);
-            for (site, weight) in &weights {
-                let (begins, _) = updates[site][&group];
-                let update = blobs.read(&contributors[site], begins + offset as u64, count)?;
-                sum.add(0, &update, *weight)?;
+            for update in &mut updates {
+                // The blobs hold their groups in this order, so that each is read from end to end.
+                if update.groups.contains(&group) {
+                    read(&mut update.reader, &mut values)?;
+                    if let Some(weight) = weights.get(update.site) {
+                        sum.add(0, &values, *weight)?;
+                    }
+                }
             }
+            read(&mut before, &mut values)?;
             sum.apply(&mut values);
-            writer.append(&values)?;
+            let bytes = values_to_bytes(&values);
+            hasher.update(&bytes);
+            writer.append(&bytes)?;
         }
+        groups.insert(group, digest_of(hasher));
     }
-    Ok(writer.finish()?)
+    for update in updates {
+        update.reader.finish()?;
+    }
+    before.finish()?;
+    let model = writer.finish()?;
+    Ok(Summed { model, groups })
+}
+
+/// A contributor's update while it is added.
+struct Update<'a> {
+    site: &'a SiteId,
+    groups: BTreeSet<GroupName>,
+    reader: BlobReader,
+}
+
+/// SHA-256 of each group of a stored model, which must be what its name says.
+///
+/// # Errors
+/// [`ServerStoreError`] for a missing or damaged blob.
+pub fn group_digests(
+    study: &Study,
+    blobs: &Blobs,
+    model: Digest,
+) -> Result<BTreeMap<GroupName, Digest>, ServerStoreError> {
+    let mut reader = blobs.reader(&model);
+    let mut groups = BTreeMap::new();
+    let mut bytes = Vec::new();
+    for (group, (_, length)) in places(study, &study.federated_groups()) {
+        let mut hasher = Sha256::new();
+        for offset in (0..length).step_by(CHUNK) {
+            bytes.resize(4 * CHUNK.min(length - offset), 0);
+            reader.read(&mut bytes)?;
+            hasher.update(&bytes);
+        }
+        groups.insert(group, digest_of(hasher));
+    }
+    reader.finish()?;
+    Ok(groups)
+}
+
+fn digest_of(hasher: Sha256) -> Digest {
+    <[u8; 32]>::from(hasher.finalize()).into()
 }

@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use consilium_core::{ModelVector, Study};
+use consilium_core::Study;
 use consilium_ops::OperatorError;
 use consilium_ops::config::read_toml;
 use serde::Deserialize;
+
+use crate::initial::InitialModel;
 
 /// What `consilium-server` is told in its file. Relative paths start at the folder of that file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -87,28 +89,12 @@ impl ServerConfig {
         Ok(study)
     }
 
-    /// Reads the initial values of the federated groups and checks them against the study.
+    /// Checks the initial values of the federated groups against the study.
     ///
     /// # Errors
     /// [`OperatorError`] with exit code 3.
-    pub fn read_initial_model(&self, study: &Study) -> Result<ModelVector, OperatorError> {
-        let bytes = read(&self.initial_model)?;
-        let groups = study.federated_groups();
-        let refuse = |code: &str, message: String| {
-            OperatorError::configuration(code, message, "use the two files of one `study prepare`")
-                .at(self.initial_model.display())
-        };
-        let model = ModelVector::from_safetensors(&bytes, &study.manifest, &groups)
-            .map_err(|error| refuse(error.code(), error.to_string()))?;
-        if model.sha256() != study.initial_model_sha256 {
-            let message = format!(
-                "the values have SHA-256 {}, the study says {}",
-                model.sha256(),
-                study.initial_model_sha256
-            );
-            return Err(refuse("model_hash_mismatch", message));
-        }
-        Ok(model)
+    pub fn initial_model(&self, study: &Study) -> Result<InitialModel, OperatorError> {
+        InitialModel::open(&self.initial_model, study)
     }
 }
 

@@ -5,19 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consilium_core::clock::Clock;
-use consilium_core::vector::values_to_bytes;
-use consilium_core::{Digest, GroupName, ModelVector, Participant, SiteId, Study};
+use consilium_core::{Digest, GroupName, Participant, SiteId, Study};
 use consilium_proto::Refused;
 use consilium_rounds::{Assignment, Coordination, Effect, Event};
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, watch};
 
-use crate::aggregate::{self, CHUNK};
+use crate::aggregate::{self, Summed, places};
+use crate::initial::InitialModel;
+
+/// SHA-256 of each federated group of one model, little-endian f32.
+pub type GroupDigests = BTreeMap<GroupName, Digest>;
 
 /// A running study.
 pub struct Consortium {
     study: Study,
+    /// Its digest.
+    digest: Digest,
+    /// Where each federated group begins in a model's blob, and its number of values.
+    places: BTreeMap<GroupName, (u64, usize)>,
     /// The document, byte for byte as every site accepts it.
     document: Vec<u8>,
     store: ServerStore,
@@ -28,6 +34,8 @@ pub struct Consortium {
     naming: Mutex<()>,
     /// Counts changes of the state; waiting calls look at it.
     changes: watch::Sender<u64>,
+    /// SHA-256 of the groups of the models that were asked for, computed once for each.
+    digests: Mutex<BTreeMap<Digest, Arc<GroupDigests>>>,
     /// Sites that have everything they need from the finished study.
     served: Mutex<BTreeMap<SiteId, BTreeSet<GroupName>>>,
     /// All sites are served.
@@ -41,22 +49,20 @@ impl Consortium {
     /// [`ServerStoreError`].
     pub async fn open(
         study: Study,
-        initial: &ModelVector,
+        initial: &InitialModel,
         store: ServerStore,
         blobs: Blobs,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, ServerStoreError> {
         let coordination = store.load_or_create(&study).await?;
         if !blobs.contains(&study.initial_model_sha256) && coordination.committed_rounds() == 0 {
-            let mut writer = blobs.create()?;
-            for values in initial.0.values() {
-                writer.append(values)?;
-            }
-            writer.finish()?;
+            store_initial(initial, &study, &blobs)?;
         }
         let effects = coordination.resume();
         let consortium = Arc::new(Self {
             document: serde_json::to_vec(&study).unwrap_or_default(),
+            digest: study.digest(),
+            places: places(&study, &study.federated_groups()),
             study,
             store,
             blobs,
@@ -64,6 +70,7 @@ impl Consortium {
             coordination: Mutex::new(coordination),
             naming: Mutex::default(),
             changes: watch::Sender::new(0),
+            digests: Mutex::default(),
             served: Mutex::default(),
             finished: watch::Sender::new(false),
         });
@@ -77,6 +84,12 @@ impl Consortium {
     #[must_use]
     pub fn study(&self) -> &Study {
         &self.study
+    }
+
+    /// Digest of the study document.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// The study document.
@@ -108,7 +121,7 @@ impl Consortium {
         self.finished.subscribe()
     }
 
-    /// What a site is told now.
+    /// What a site is told now, without the digests of the model's groups.
     pub async fn assignment(&self, site: &SiteId, sealed: Option<(u32, u32)>) -> Assignment {
         let coordination = self.coordination.lock().await;
         Assignment {
@@ -116,6 +129,7 @@ impl Consortium {
                 .and_then(|(round, attempt)| coordination.sealed_was_used(site, round, attempt)),
             plan: coordination.open_plan().cloned(),
             end: coordination.end(),
+            groups: BTreeMap::new(),
         }
     }
 
@@ -167,6 +181,8 @@ impl Consortium {
         site: SiteId,
         (round, attempt): (u32, u32),
     ) -> Result<(), ServerStoreError> {
+        // The long part: other updates may be named meanwhile.
+        tokio::task::block_in_place(|| writer.sync())?;
         let _naming = self.naming.lock().await;
         let digest = tokio::task::block_in_place(|| writer.finish())?;
         self.take(Event::UpdateStored {
@@ -224,7 +240,8 @@ impl Consortium {
             })
             .await;
             match summed {
-                Ok(Ok(model)) => {
+                Ok(Ok(Summed { model, groups })) => {
+                    self.digests.lock().await.insert(model, groups.into());
                     let (round, attempt, now) = (plan.round, plan.attempt, self.clock.now());
                     let event = Event::Aggregated {
                         round,
@@ -267,31 +284,37 @@ impl Consortium {
             }
             _ => {}
         }
+        let mut digests = self.digests.lock().await;
+        digests.retain(|model, _| wanted.contains(model));
         if let Err(error) = self.blobs.keep_only(&wanted) {
             tracing::warn!(%error, "old updates not removed");
         }
     }
 
-    /// Digest of one group of a stored model, for the check of a download.
+    /// Where `group` begins in a model's blob and its number of values; `None` when it is not federated.
+    #[must_use]
+    pub fn place(&self, group: &GroupName) -> Option<(u64, usize)> {
+        self.places.get(group).copied()
+    }
+
+    /// Digests of the groups of a stored model. They are known since the model was summed, or else taken
+    /// once from its blob, which must be what its name says.
     ///
     /// # Errors
     /// [`ServerStoreError`].
-    pub fn group_digest(
-        &self,
-        model: &Digest,
-        (start, length): (u64, usize),
-    ) -> Result<Digest, ServerStoreError> {
-        let mut hasher = Sha256::new();
-        for offset in (0..length).step_by(CHUNK) {
-            let count = CHUNK.min(length - offset);
-            hasher.update(values_to_bytes(&self.blobs.read(
-                model,
-                start + offset as u64,
-                count,
-            )?));
+    pub async fn group_digests(
+        self: &Arc<Self>,
+        model: Digest,
+    ) -> Result<Arc<GroupDigests>, ServerStoreError> {
+        let mut digests = self.digests.lock().await;
+        if let Some(known) = digests.get(&model) {
+            return Ok(Arc::clone(known));
         }
-        let bytes: [u8; 32] = hasher.finalize().into();
-        Ok(bytes.into())
+        let this = Arc::clone(self);
+        let found = blocking(move || aggregate::group_digests(&this.study, &this.blobs, model));
+        let found = Arc::new(found.await?);
+        digests.insert(model, Arc::clone(&found));
+        Ok(found)
     }
 
     /// A site has streamed `group` of `model` to the end, or was told of a failure (`None`).
@@ -319,6 +342,41 @@ impl Consortium {
             self.finished.send_replace(true);
         }
     }
+}
+
+/// Runs what reads and writes files on a thread that may wait. A panic there goes on here.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The program ends, and with it everybody who waits.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Stores the initial model as the first blob.
+fn store_initial(
+    initial: &InitialModel,
+    study: &Study,
+    blobs: &Blobs,
+) -> Result<(), ServerStoreError> {
+    let path = || initial.path().to_owned();
+    let mut writer = blobs.create()?;
+    for chunk in initial.chunks() {
+        let chunk = chunk.map_err(|error| ServerStoreError::File {
+            path: path(),
+            error,
+        })?;
+        writer.append(&chunk)?;
+    }
+    if writer.digest() != study.initial_model_sha256 {
+        // It was right a moment ago: somebody has written to it.
+        return Err(ServerStoreError::Corrupt { path: path() });
+    }
+    writer.finish()?;
+    Ok(())
 }
 
 /// A refusal because of the store, for the peer.

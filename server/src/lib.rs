@@ -1,6 +1,7 @@
 //! The aggregation server: one study, one port, mutual TLS. It adds vectors and never reads records.
 //!
 //! * [`config`]: the one configuration file.
+//! * [`initial`]: the file of initial values.
 //! * [`consortium`]: the dull shell around the study's state machine: load, handle, store, carry out.
 //! * [`aggregate`]: sums updates chunk by chunk from files.
 //! * [`service`]: the gRPC calls, each checked against the caller's certificate.
@@ -9,5 +10,6 @@
 pub mod aggregate;
 pub mod config;
 pub mod consortium;
+pub mod initial;
 pub mod listen;
 pub mod service;

@@ -59,7 +59,7 @@ pub async fn start_with(
     change: impl FnOnce(Blobs) -> Blobs,
 ) -> Result<Running, OperatorError> {
     let study = config.read_study()?;
-    let initial = config.read_initial_model(&study)?;
+    let initial = config.initial_model(&study)?;
     let identity = &config.identity;
     let loaded = Identity::load(&identity.certificate, &identity.key, Role::Server)
         .map_err(|error| unacceptable(&error))?;

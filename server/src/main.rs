@@ -151,7 +151,7 @@ fn serve(config: &Path, exit_when_finished: bool) -> Result<(), OperatorError> {
 fn check(path: &Path, format: Format) -> Result<(), OperatorError> {
     let config = ServerConfig::read(path)?;
     let study = config.read_study()?;
-    config.read_initial_model(&study)?;
+    config.initial_model(&study)?;
     let identity = &config.identity;
     consilium_certs::Identity::load(
         &identity.certificate,

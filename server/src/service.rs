@@ -6,29 +6,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consilium_core::study::PROTOCOL_VERSION;
-use consilium_core::vector::{bytes_to_values, values_to_bytes};
+use consilium_core::vector::bytes_to_values;
 use consilium_core::{Digest, GroupName, Participant, SiteId};
 use consilium_proto::consortium_server::Consortium as Calls;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
-    AssignmentReply, AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GROUP_DIGEST_KEY,
-    GetStudyReply, GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, Refused, UpdateHeader,
-    UploadMessage, UploadReply, ValueChunk, assignment_to_wire, digest_from_wire,
+    AssignmentReply, AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyReply,
+    GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, Refused, UpdateHeader, UploadMessage,
+    UploadReply, ValueChunk, assignment_to_wire, digest_from_wire,
 };
-use consilium_rounds::RejectUpdate;
-use consilium_store::server::BlobWriter;
+use consilium_rounds::{Assignment, RejectUpdate};
+use consilium_store::server::{BlobWriter, ServerStoreError};
 use consilium_strategies::check_values;
+use sha2::{Digest as _, Sha256};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::aggregate::{CHUNK, places};
-use crate::consortium::{Consortium, store_refusal};
+use crate::aggregate::CHUNK;
+use crate::consortium::{Consortium, blocking, store_refusal};
 
 /// Longest wait of one call for something new.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Longest wait for the next chunk of an upload.
 const CHUNK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes whose values are checked at a time.
+const CHECKED: usize = 1 << 14;
 
 /// The calls.
 pub struct Service(pub Arc<Consortium>);
@@ -55,7 +59,7 @@ impl Service {
 
     fn check_study(&self, digest: &[u8]) -> Result<(), Status> {
         let digest = digest_from_wire(digest, "study").map_err(malformed)?;
-        if digest == self.0.study().digest() {
+        if digest == self.0.digest() {
             return Ok(());
         }
         Err(refuse(
@@ -122,7 +126,8 @@ impl Calls for Service {
         &self,
         request: Request<AwaitAssignmentRequest>,
     ) -> Reply<AssignmentReply> {
-        let site = self.caller(&request)?.site;
+        let participant = self.caller(&request)?;
+        let site = participant.site.clone();
         let asked = request.into_inner();
         logged(&site, self.check_study(&asked.study))?;
         let sealed = asked.sealed.map(|sealed| (sealed.round, sealed.attempt));
@@ -145,6 +150,7 @@ impl Calls for Service {
                 if matches!(assignment.end, Some(Err(_))) {
                     self.0.count_served(&site, None).await;
                 }
+                let assignment = logged(&site, self.announce(&participant, assignment).await)?;
                 return Ok(Response::new(assignment_to_wire(&assignment)));
             }
             // A closed channel cannot be: this call holds the consortium.
@@ -160,7 +166,8 @@ impl Calls for Service {
     ) -> Reply<Self::DownloadGroupStream> {
         let participant = self.caller(&request)?;
         let site = participant.site.clone();
-        logged(&site, self.download(participant, request.into_inner()))
+        let reply = self.download(participant, request.into_inner()).await;
+        logged(&site, reply)
     }
 
     async fn upload_update(
@@ -175,7 +182,24 @@ impl Calls for Service {
 }
 
 impl Service {
-    fn download(
+    /// Adds the digests of the groups that this site shares, in the model that it is told of.
+    async fn announce(
+        &self,
+        participant: &Participant,
+        mut assignment: Assignment,
+    ) -> Result<Assignment, Status> {
+        if let Some(model) = assignment.model() {
+            let digests = self.0.group_digests(model).await.map_err(store_failed)?;
+            let shared = self.0.study().shared_groups(participant).into_iter();
+            assignment.groups = shared
+                .filter_map(|group| Some((digests.get(&group).copied()?, group)))
+                .map(|(digest, group)| (group, digest))
+                .collect();
+        }
+        Ok(assignment)
+    }
+
+    async fn download(
         &self,
         participant: Participant,
         asked: DownloadGroupRequest,
@@ -185,7 +209,9 @@ impl Service {
         let model = digest_from_wire(&asked.model, "model").map_err(malformed)?;
         let group: Option<GroupName> = asked.group.parse().ok();
         let shared = study.shared_groups(&participant);
-        let Some(group) = group.filter(|group| shared.contains(group)) else {
+        let group = group.filter(|group| shared.contains(group));
+        let place = group.and_then(|group| Some((self.0.place(&group)?, group)));
+        let Some(((start, length), group)) = place else {
             let message = format!("group {:?} is not exchanged with this site", asked.group);
             return Err(refuse(
                 "group_not_shared",
@@ -201,7 +227,6 @@ impl Service {
                 "ask for the open round again",
             ));
         }
-        let (start, length) = places(study, &study.federated_groups())[&group];
         if asked.offset > length as u64 {
             let message = format!("group {group} has {length} values, not {}", asked.offset);
             return Err(refuse(
@@ -210,27 +235,38 @@ impl Service {
                 "begin the download again",
             ));
         }
-        let digest = self
-            .0
-            .group_digest(&model, (start, length))
-            .map_err(|error| store_refusal(&error).into_status())?;
+        let digest = self.0.group_digests(model).await.map_err(store_failed)?[&group];
         let consortium = Arc::clone(&self.0);
-        let (sender, receiver) = tokio::sync::mpsc::channel(2);
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
+            // A download that goes on after a break is compared by the site alone.
+            let mut hasher = (asked.offset == 0).then(Sha256::new);
             let mut offset = asked.offset;
             while offset < length as u64 {
                 let count = CHUNK.min(length - offset as usize);
-                let chunk = consortium
-                    .blobs()
-                    .read(&model, start + offset, count)
-                    .map(|values| ValueChunk {
-                        values: values_to_bytes(&values),
-                    })
-                    .map_err(|error| store_refusal(&error).into_status());
-                if sender.send(chunk).await.is_err() {
+                let this = Arc::clone(&consortium);
+                let read = blocking(move || {
+                    let mut values = vec![0; 4 * count];
+                    let read = this.blobs().read(&model, start + offset, &mut values);
+                    read.map(|()| values)
+                });
+                let chunk = read.await.map_err(store_failed).map(|values| {
+                    if let Some(hasher) = &mut hasher {
+                        hasher.update(&values);
+                    }
+                    ValueChunk { values }
+                });
+                let failed = chunk.is_err();
+                if sender.send(chunk).await.is_err() || failed {
                     return;
                 }
                 offset += count as u64;
+            }
+            let sent = hasher.map(|hasher| Digest::from(<[u8; 32]>::from(hasher.finalize())));
+            if sent.is_some_and(|sent| sent != digest) {
+                let corrupt = consortium.blobs().corrupt(&model);
+                let _ = sender.send(Err(store_failed(corrupt))).await;
+                return;
             }
             drop(sender);
             consortium
@@ -238,12 +274,7 @@ impl Service {
                 .await;
         });
         let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        let mut response: Response<<Self as Calls>::DownloadGroupStream> =
-            Response::new(Box::pin(stream));
-        if let Ok(value) = digest.to_string().parse() {
-            response.metadata_mut().insert(GROUP_DIGEST_KEY, value);
-        }
-        Ok(response)
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn upload(
@@ -269,11 +300,7 @@ impl Service {
                 already_stored: true,
             }));
         }
-        let mut writer = self
-            .0
-            .blobs()
-            .create()
-            .map_err(|error| store_refusal(&error).into_status())?;
+        let mut writer = self.0.blobs().create().map_err(store_failed)?;
         receive(&header, &mut messages, &mut writer).await?;
         if writer.digest() != digest {
             return Err(refuse(
@@ -285,7 +312,7 @@ impl Service {
         self.0
             .store_update(writer, site.clone(), (round, attempt))
             .await
-            .map_err(|error| store_refusal(&error).into_status())?;
+            .map_err(store_failed)?;
         // The round may have closed while the values came in: then the update is late.
         self.0
             .coordination()
@@ -389,10 +416,9 @@ async fn receive(
                 );
                 return Err(out_of_order(message));
             };
-            let values = check_chunk(&chunk, &group.group, have, group.values)?;
-            tokio::task::block_in_place(|| writer.append(&values))
-                .map_err(|error| store_refusal(&error).into_status())?;
-            have += values.len() as u64;
+            check_chunk(&chunk, &group.group, have, group.values)?;
+            tokio::task::block_in_place(|| writer.append(&chunk.values)).map_err(store_failed)?;
+            have += chunk.values.len() as u64 / 4;
         }
     }
     match next(messages).await? {
@@ -401,7 +427,7 @@ async fn receive(
     }
 }
 
-fn check_chunk(chunk: &GroupChunk, group: &str, have: u64, all: u64) -> Result<Vec<f32>, Status> {
+fn check_chunk(chunk: &GroupChunk, group: &str, have: u64, all: u64) -> Result<(), Status> {
     let bytes = chunk.values.len();
     if bytes > MAX_CHUNK_BYTES {
         let message = format!("a chunk has {bytes} bytes, the limit is {MAX_CHUNK_BYTES}");
@@ -421,16 +447,24 @@ fn check_chunk(chunk: &GroupChunk, group: &str, have: u64, all: u64) -> Result<V
         let hint = "send the groups of the header in order and complete";
         return Err(refuse("update_wrong_shape", &message, hint));
     }
-    let values: Vec<f32> = bytes_to_values(&chunk.values).collect();
-    check_values(have as usize, &values).map_err(|refusal| {
-        let message = format!("group {group}: {refusal}");
-        refuse(
-            refusal.code(),
-            &message,
-            "look for a training that diverged; nothing was stored",
-        )
-    })?;
-    Ok(values)
+    let mut offset = have as usize;
+    for block in chunk.values.chunks(CHECKED) {
+        let values: Vec<f32> = bytes_to_values(block).collect();
+        check_values(offset, &values).map_err(|refusal| {
+            let message = format!("group {group}: {refusal}");
+            refuse(
+                refusal.code(),
+                &message,
+                "look for a training that diverged; nothing was stored",
+            )
+        })?;
+        offset += values.len();
+    }
+    Ok(())
+}
+
+fn store_failed(error: ServerStoreError) -> Status {
+    store_refusal(&error).into_status()
 }
 
 fn rejected(rejection: &RejectUpdate) -> Status {

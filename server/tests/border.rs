@@ -12,12 +12,12 @@ use consilium_core::study::PROTOCOL_VERSION;
 use consilium_core::vector::values_to_bytes;
 use consilium_core::{Digest, ModelVector, TensorSpec};
 use consilium_proto::{
-    AwaitAssignmentRequest, DownloadGroupRequest, GetStudyRequest, MAX_CHUNK_BYTES, Refused,
-    UploadMessage, digest_to_wire,
+    AwaitAssignmentRequest, DownloadGroupRequest, GetStudyRequest, GroupDigest, MAX_CHUNK_BYTES,
+    Refused, UploadMessage, digest_to_wire,
 };
 use consilium_rounds::{Outcome, Phase};
 use consilium_server::listen::start_with;
-use consortium::{Consortium, careless_config, chunk, code, header, initial, study};
+use consortium::{Consortium, bytes, careless_config, chunk, code, header, initial, study};
 use tonic::Code;
 
 /// What turns a correct upload into a wrong one.
@@ -28,7 +28,9 @@ async fn every_wrong_update_is_refused_with_its_code_and_leaves_nothing() {
     let consortium = Consortium::new().await;
     let before = consortium.blobs();
     let poison = |messages: &mut Vec<UploadMessage>, value: f32| {
-        chunk(messages, 2).values[4..8].copy_from_slice(&value.to_le_bytes());
+        bytes(messages, 2, |bytes| {
+            bytes[4..8].copy_from_slice(&value.to_le_bytes());
+        });
     };
     let cases: Vec<(&str, Spoil)> = vec![
         ("site_mismatch", Box::new(|m| header(m).site = "b".into())),
@@ -78,7 +80,7 @@ async fn every_wrong_update_is_refused_with_its_code_and_leaves_nothing() {
         ),
         (
             "update_wrong_shape",
-            Box::new(|m| chunk(m, 2).values.truncate(7)),
+            Box::new(|m| bytes(m, 2, |bytes| bytes.truncate(7))),
         ),
         (
             "update_wrong_shape",
@@ -86,7 +88,7 @@ async fn every_wrong_update_is_refused_with_its_code_and_leaves_nothing() {
         ),
         (
             "update_wrong_shape",
-            Box::new(|m| chunk(m, 2).values.extend([0; 4])),
+            Box::new(|m| bytes(m, 2, |bytes| bytes.extend([0; 4]))),
         ),
         ("update_wrong_shape", Box::new(|m| m.truncate(2))),
         ("update_wrong_shape", Box::new(|m| m.push(m[2].clone()))),
@@ -102,7 +104,7 @@ async fn every_wrong_update_is_refused_with_its_code_and_leaves_nothing() {
         ("update_digest_mismatch", Box::new(move |m| poison(m, 0.25))),
         (
             "chunk_too_large",
-            Box::new(|m| chunk(m, 2).values = vec![0; MAX_CHUNK_BYTES + 4]),
+            Box::new(|m| chunk(m, 2).values = vec![0; MAX_CHUNK_BYTES + 4].into()),
         ),
     ];
     for (index, (expected, spoil)) in cases.iter().enumerate() {
@@ -130,7 +132,7 @@ async fn every_wrong_update_is_refused_with_its_code_and_leaves_nothing() {
 async fn a_message_beyond_the_limit_is_refused_and_the_server_goes_on() {
     let consortium = Consortium::new().await;
     let mut messages = consortium.upload("a", 0.5);
-    chunk(&mut messages, 2).values = vec![0; 8 << 20];
+    chunk(&mut messages, 2).values = vec![0; 8 << 20].into();
     let refused = consortium.send("a", messages).await.unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
     assert!(
@@ -273,6 +275,56 @@ async fn a_group_below_the_minimum_of_holders_is_never_served() {
     let rest = stream.message().await.unwrap().unwrap();
     assert_eq!(rest.values, values_to_bytes(&[0.0, 0.0]));
     assert!(stream.message().await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_changed_on_the_disk_is_neither_announced_nor_sent_as_a_good_one() {
+    let mut consortium = Consortium::new().await;
+    let study = digest_to_wire(&consortium.study.digest());
+    let model = consortium.study.initial_model_sha256;
+    let question = AwaitAssignmentRequest {
+        study: study.clone(),
+        ..AwaitAssignmentRequest::default()
+    };
+    let download = DownloadGroupRequest {
+        study,
+        model: digest_to_wire(&model),
+        group: "trunk".into(),
+        offset: 0,
+    };
+    let mut site = consortium.site("a").await;
+    let announced = site.await_assignment(question.clone()).await.unwrap();
+    let announced: Vec<_> = announced.into_inner().groups;
+    let digest = |group: &str| {
+        let values = &initial().0[&group.parse().unwrap()];
+        digest_to_wire(&Digest::of(&values_to_bytes(values)))
+    };
+    let expected = ["head/t", "trunk"].map(|group| GroupDigest {
+        group: group.into(),
+        digest: digest(group),
+    });
+    assert_eq!(announced, expected);
+    let blob = consortium.blob(&model);
+    let mut bytes = std::fs::read(&blob).unwrap();
+    bytes.iter_mut().step_by(4).for_each(|byte| *byte ^= 1);
+    std::fs::write(&blob, bytes).unwrap();
+    // The digests are those of the model that was announced.
+    let mut values = site
+        .download_group(download.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(values.message().await.unwrap().is_some());
+    let refused = values.message().await.unwrap_err();
+    assert_eq!(code(&refused), "store_corrupt");
+    // A new process reads the blob, and finds that it is not what its name says.
+    consortium.running.take().unwrap().stop().await;
+    consortium.start(|blobs| blobs).await;
+    let mut site = consortium.site("a").await;
+    let refused = site.await_assignment(question).await.unwrap_err();
+    assert_eq!(code(&refused), "store_corrupt");
+    let refused = site.download_group(download).await.unwrap_err();
+    assert_eq!(code(&refused), "store_corrupt");
 }
 
 #[tokio::test(flavor = "multi_thread")]

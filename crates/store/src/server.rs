@@ -17,7 +17,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
-pub use blobs::{BlobWriter, Blobs};
+pub use blobs::{BlobReader, BlobWriter, Blobs};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/server");
 
@@ -53,6 +53,12 @@ pub enum ServerStoreError {
         /// The operating system's words.
         error: std::io::Error,
     },
+    /// A blob that the state names is not there.
+    #[error("{} is missing", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file is shorter than what it should hold, or its content does not have its name's digest.
     #[error("{} does not hold what its name says", path.display())]
     Corrupt {
@@ -70,6 +76,7 @@ impl ServerStoreError {
             Self::OtherStudy { .. } => "store_other_study",
             Self::DiskFull { .. } => "store_disk_full",
             Self::File { .. } => "store_file",
+            Self::Missing { .. } => "store_missing",
             Self::Corrupt { .. } => "store_corrupt",
         }
     }
@@ -80,7 +87,7 @@ impl ServerStoreError {
         match self {
             Self::DiskFull { .. } => "free some space; the upload can then be repeated",
             Self::OtherStudy { .. } => "give every study a state folder of its own",
-            Self::Corrupt { .. } => "restore the state folder from a backup",
+            Self::Missing { .. } | Self::Corrupt { .. } => "restore the state folder from a backup",
             Self::Database { .. } | Self::File { .. } => "see the message of the system",
         }
     }

@@ -13,7 +13,7 @@ use consilium_core::study::{
     Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, Randomness, Schedule, WeightRule,
 };
 use consilium_core::vector::values_to_bytes;
-use consilium_core::{ModelManifest, ModelVector, Seed, SiteId, Study, TensorSpec};
+use consilium_core::{Digest, ModelManifest, ModelVector, Seed, SiteId, Study, TensorSpec};
 use consilium_proto::consortium_client::ConsortiumClient;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
@@ -224,7 +224,7 @@ impl Consortium {
             Message::Chunk(GroupChunk {
                 group: group.to_string(),
                 offset: 0,
-                values: values_to_bytes(values),
+                values: values_to_bytes(values).into(),
             })
         });
         [Message::Header(header)]
@@ -258,6 +258,12 @@ impl Consortium {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("{:?}", self.running().consortium().coordination().await);
+    }
+
+    /// The file of a blob.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        let blobs = self.folder.path().join("state/blobs");
+        blobs.join(digest.to_string())
     }
 
     /// Files in the blob folder, half-written ones included.
@@ -311,6 +317,14 @@ pub fn header(messages: &mut [UploadMessage]) -> &mut UpdateHeader {
         Some(Message::Header(header)) => header,
         other => panic!("{other:?}"),
     }
+}
+
+/// Changes the bytes of a chunk.
+pub fn bytes(messages: &mut [UploadMessage], index: usize, change: impl FnOnce(&mut Vec<u8>)) {
+    let values = &mut chunk(messages, index).values;
+    let mut bytes = values.to_vec();
+    change(&mut bytes);
+    *values = bytes.into();
 }
 
 pub fn chunk(messages: &mut [UploadMessage], index: usize) -> &mut GroupChunk {

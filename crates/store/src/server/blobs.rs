@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use consilium_core::Digest;
-use consilium_core::vector::{bytes_to_values, values_to_bytes};
 use sha2::{Digest as _, Sha256};
 
 use super::ServerStoreError;
@@ -28,6 +27,15 @@ pub struct BlobWriter<'a> {
     file: File,
     hasher: Sha256,
     written: u64,
+}
+
+/// A blob that is read from its beginning to its end, and then known to be what its name says.
+pub struct BlobReader {
+    name: Digest,
+    path: PathBuf,
+    /// Bytes read so far.
+    position: u64,
+    hasher: Sha256,
 }
 
 impl Blobs {
@@ -85,7 +93,8 @@ impl Blobs {
         })
     }
 
-    /// Reads `count` values from position `start` on.
+    /// Fills `bytes` with the little-endian bytes of the values from position `start` on. Whether they are
+    /// those that were stored is not looked at: see [`Blobs::reader`].
     ///
     /// # Errors
     /// [`ServerStoreError`] for a missing or shorter blob.
@@ -93,18 +102,27 @@ impl Blobs {
         &self,
         digest: &Digest,
         start: u64,
-        count: usize,
-    ) -> Result<Vec<f32>, ServerStoreError> {
+        bytes: &mut [u8],
+    ) -> Result<(), ServerStoreError> {
+        read_at(&self.path(digest), 4 * start, bytes)
+    }
+
+    /// Begins to read a blob as a whole.
+    #[must_use]
+    pub fn reader(&self, digest: &Digest) -> BlobReader {
+        BlobReader {
+            name: *digest,
+            path: self.path(digest),
+            position: 0,
+            hasher: Sha256::new(),
+        }
+    }
+
+    /// What is said of a blob whose content is not what its name says.
+    #[must_use]
+    pub fn corrupt(&self, digest: &Digest) -> ServerStoreError {
         let path = self.path(digest);
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => ServerStoreError::Corrupt { path: path.clone() },
-            _ => ServerStoreError::file(&path, error),
-        };
-        let mut file = File::open(&path).map_err(failed)?;
-        file.seek(SeekFrom::Start(4 * start)).map_err(failed)?;
-        let mut bytes = vec![0; 4 * count];
-        file.read_exact(&mut bytes).map_err(failed)?;
-        Ok(bytes_to_values(&bytes).collect())
+        ServerStoreError::Corrupt { path }
     }
 
     /// Removes every blob but those named.
@@ -134,20 +152,61 @@ impl Blobs {
     }
 }
 
+/// The file is opened for each part: many blobs may be read at a time, and open files are few.
+fn read_at(path: &Path, position: u64, bytes: &mut [u8]) -> Result<(), ServerStoreError> {
+    File::open(path)
+        .and_then(|mut file| {
+            file.seek(SeekFrom::Start(position))?;
+            file.read_exact(bytes)
+        })
+        .map_err(|error| {
+            let path = path.to_owned();
+            match error.kind() {
+                io::ErrorKind::UnexpectedEof => ServerStoreError::Corrupt { path },
+                io::ErrorKind::NotFound => ServerStoreError::Missing { path },
+                _ => ServerStoreError::file(&path, error),
+            }
+        })
+}
+
+impl BlobReader {
+    /// Fills `bytes` with the next ones.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`] for a missing or shorter blob.
+    pub fn read(&mut self, bytes: &mut [u8]) -> Result<(), ServerStoreError> {
+        read_at(&self.path, self.position, bytes)?;
+        self.position += bytes.len() as u64;
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    /// Says whether what was read, from the first byte to the last, is what the name says.
+    ///
+    /// # Errors
+    /// [`ServerStoreError::Corrupt`].
+    pub fn finish(self) -> Result<(), ServerStoreError> {
+        let found: [u8; 32] = self.hasher.finalize().into();
+        if self.name == found.into() {
+            return Ok(());
+        }
+        Err(ServerStoreError::Corrupt { path: self.path })
+    }
+}
+
 impl BlobWriter<'_> {
-    /// Appends values.
+    /// Appends values, given as their little-endian bytes.
     ///
     /// # Errors
     /// [`ServerStoreError::DiskFull`] and others.
-    pub fn append(&mut self, values: &[f32]) -> Result<(), ServerStoreError> {
-        let bytes = values_to_bytes(values);
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), ServerStoreError> {
         self.written += bytes.len() as u64;
         let written = match self.blobs.room {
             Some(room) if self.written > room => Err(io::ErrorKind::StorageFull.into()),
-            _ => self.file.write_all(&bytes),
+            _ => self.file.write_all(bytes),
         };
         written.map_err(|error| ServerStoreError::file(&self.path, error))?;
-        self.hasher.update(&bytes);
+        self.hasher.update(bytes);
         Ok(())
     }
 
@@ -158,16 +217,24 @@ impl BlobWriter<'_> {
         bytes.into()
     }
 
+    /// Waits until the values are on the disk, so that [`BlobWriter::finish`] takes a moment only.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`].
+    pub fn sync(&self) -> Result<(), ServerStoreError> {
+        let synced = self.file.sync_all();
+        synced.map_err(|error| ServerStoreError::file(&self.path, error))
+    }
+
     /// Makes the blob durable under its digest.
     ///
     /// # Errors
     /// [`ServerStoreError`]; then nothing is there.
     pub fn finish(self) -> Result<Digest, ServerStoreError> {
+        self.sync()?;
         let digest = self.digest();
         let target = self.blobs.path(&digest);
-        self.file
-            .sync_all()
-            .and_then(|()| fs::rename(&self.path, &target))
+        fs::rename(&self.path, &target)
             .and_then(|()| File::open(&self.blobs.folder)?.sync_all())
             .map_err(|error| ServerStoreError::file(&target, error))?;
         Ok(digest)
@@ -183,6 +250,8 @@ impl Drop for BlobWriter<'_> {
 
 #[cfg(test)]
 mod tests {
+    use consilium_core::vector::values_to_bytes;
+
     use super::*;
 
     #[test]
@@ -190,17 +259,42 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path()).unwrap();
         let mut writer = blobs.create().unwrap();
-        writer.append(&[1.0, 2.0]).unwrap();
-        writer.append(&[3.0]).unwrap();
+        let bytes = values_to_bytes(&[1.0, 2.0, 3.0]);
+        writer.append(&bytes[..8]).unwrap();
+        writer.append(&bytes[8..]).unwrap();
         let digest = writer.finish().unwrap();
-        assert_eq!(digest, Digest::of(&values_to_bytes(&[1.0, 2.0, 3.0])));
-        assert_eq!(blobs.read(&digest, 1, 2).unwrap(), [2.0, 3.0]);
-        assert_eq!(
-            blobs.read(&digest, 2, 2).unwrap_err().code(),
-            "store_corrupt"
-        );
+        assert_eq!(digest, Digest::of(&bytes));
+        let mut two = [0; 8];
+        blobs.read(&digest, 1, &mut two).unwrap();
+        assert_eq!(two, bytes[4..]);
+        let short = blobs.read(&digest, 2, &mut two).unwrap_err();
+        assert_eq!(short.code(), "store_corrupt");
         blobs.keep_only(&BTreeSet::new()).unwrap();
         assert!(!blobs.contains(&digest));
+    }
+
+    #[test]
+    fn a_blob_with_one_changed_bit_or_a_missing_end_is_not_what_its_name_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).unwrap();
+        let mut writer = blobs.create().unwrap();
+        let mut bytes = values_to_bytes(&[1.0, 2.0, 3.0]);
+        writer.append(&bytes).unwrap();
+        let digest = writer.finish().unwrap();
+        let read = || {
+            let mut reader = blobs.reader(&digest);
+            reader.read(&mut [0; 4])?;
+            reader.read(&mut [0; 8])?;
+            reader.finish()
+        };
+        read().unwrap();
+        bytes[5] ^= 1;
+        fs::write(folder.path().join(digest.to_string()), &bytes).unwrap();
+        assert_eq!(read().unwrap_err().code(), "store_corrupt");
+        fs::write(folder.path().join(digest.to_string()), &bytes[..8]).unwrap();
+        assert_eq!(read().unwrap_err().code(), "store_corrupt");
+        fs::remove_file(folder.path().join(digest.to_string())).unwrap();
+        assert_eq!(read().unwrap_err().code(), "store_missing");
     }
 
     #[test]
@@ -208,8 +302,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path()).unwrap().with_room_for(8);
         let mut writer = blobs.create().unwrap();
-        writer.append(&[1.0, 2.0]).unwrap();
-        assert_eq!(writer.append(&[3.0]).unwrap_err().code(), "store_disk_full");
+        writer.append(&[0; 8]).unwrap();
+        let full = writer.append(&[0; 4]).unwrap_err();
+        assert_eq!(full.code(), "store_disk_full");
         drop(writer);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
