@@ -26,7 +26,7 @@ pub use error::AgentError;
 use worker::Worker;
 
 use crate::outcome::Outcome;
-use crate::peer::{Attempt, Peer, Question};
+use crate::peer::{Attempt, Peer, PeerError, Question, Wanted};
 use crate::work::{LocalWork, WorkError};
 
 /// Makes the site's work, once the study is known.
@@ -57,6 +57,8 @@ pub struct Agent<P> {
     worker: Worker,
     /// The attempt that the server has told of.
     known: Option<Attempt>,
+    /// Digests of the shared groups in the model that the server's last answer names.
+    digests: BTreeMap<GroupName, Digest>,
     /// The update that the server has confirmed to this process.
     delivered: Option<Sealed>,
 }
@@ -136,6 +138,7 @@ impl<P: Peer> Agent<P> {
     ///
     /// # Errors
     /// [`AgentError`]; a new agent on the same store goes on where this one stopped.
+            digests: BTreeMap::new(),
     pub async fn run(mut self) -> Result<Outcome, AgentError> {
         loop {
             match self.step().await? {
@@ -169,6 +172,7 @@ impl<P: Peer> Agent<P> {
                 .await?;
             self.participation = participation;
             step = Step::Worked;
+        self.digests = assignment.groups;
         }
         for effect in effects {
             match effect {
@@ -297,12 +301,18 @@ impl<P: Peer> Agent<P> {
         }
         let mut groups = ModelVector::default();
         for group in &self.shared {
-            // Cannot be absent: a checked study has every group of a participant in its manifest.
-            let length = self.lengths[group];
-            let values = self
-                .peer
-                .group(self.participation.study, model, group, length)
-                .await?;
+            let digest = self.digests.get(group).ok_or_else(|| {
+                PeerError::Nonsense(format!("group {group} was announced without its digest"))
+            })?;
+            let wanted = Wanted {
+                study: self.participation.study,
+                model,
+                group: group.clone(),
+                // Cannot be absent: a checked study has every group of a participant in its manifest.
+                length: self.lengths[group],
+                digest: *digest,
+            };
+            let values = self.peer.group(&wanted).await?;
             if let Some(position) = values.iter().position(|value| !value.is_finite()) {
                 return Err(AgentError::NotFinite {
                     group: group.clone(),
@@ -319,6 +329,14 @@ impl<P: Peer> Agent<P> {
 
 /// Reads a study document and refuses one that contradicts itself or its name.
 fn read_study(name: &StudyId, document: &[u8]) -> Result<Study, AgentError> {
+        // A site that shares every group of the model sees all that its hash covers.
+        let whole = self.shared == self.study.federated_groups();
+        if whole && groups.sha256() != model {
+            return Err(AgentError::OtherModel {
+                got: groups.sha256(),
+                announced: model,
+            });
+        }
     let study: Study =
         serde_json::from_slice(document).map_err(|error| AgentError::UnreadableStudy {
             study: name.clone(),

@@ -28,17 +28,13 @@ pub trait Peer: Send {
         question: &Question,
     ) -> impl Future<Output = Result<Assignment, PeerError>> + Send;
 
-    /// The `length` values of one group of a committed (or the initial) model, checked against the digest
-    /// that travelled with them.
+    /// The values of one group of a committed (or the initial) model; they have the wanted digest.
     ///
     /// # Errors
     /// [`PeerError`].
     fn group(
         &mut self,
-        study: Digest,
-        model: Digest,
-        group: &GroupName,
-        length: usize,
+        wanted: &Wanted,
     ) -> impl Future<Output = Result<Vec<f32>, PeerError>> + Send;
 
     /// Delivers a sealed update; returns whether the server had it before.
@@ -63,6 +59,21 @@ pub struct Question {
     pub sealed: Option<Attempt>,
     /// The attempt that the site has been told of.
     pub known: Option<Attempt>,
+}
+
+/// One group of a global model that a site needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Digest of the study document that the site accepted.
+    pub study: Digest,
+    /// Hash of the model.
+    pub model: Digest,
+    /// The group.
+    pub group: GroupName,
+    /// Its number of values.
+    pub length: usize,
+    /// SHA-256 of them, as the server announced it with the model's hash.
+    pub digest: Digest,
 }
 
 /// One attempt at one round.
@@ -110,6 +121,14 @@ pub enum PeerError {
         /// What the server advises.
         hint: String,
     },
+    /// What was downloaded, twice, is not what the server had announced.
+    #[error("group {group} of model {model} does not have the digest that was announced with it")]
+    WrongValues {
+        /// The group.
+        group: GroupName,
+        /// Hash of the model.
+        model: Digest,
+    },
     /// The server answered something that the protocol does not allow.
     #[error("the server's answer breaks the protocol: {0}")]
     Nonsense(String),
@@ -123,6 +142,7 @@ impl PeerError {
             Self::Unreachable { .. } => "server_unreachable",
             Self::NotAuthenticated { code, .. } => code,
             Self::Refused { code, .. } => code,
+            Self::WrongValues { .. } => "group_digest_mismatch",
             Self::Nonsense(_) => "server_protocol",
         }
     }
@@ -149,6 +169,11 @@ impl From<PeerError> for OperatorError {
                 Self::new(ExitCode::Peer, code, message, hint).at(address)
             }
             PeerError::Refused { hint, .. } => Self::failed(code, message, hint),
+            PeerError::WrongValues { .. } => Self::failed(
+                code,
+                message,
+                "tell the coordinator that the server's model is damaged; nothing of it was used here",
+            ),
             PeerError::Nonsense(_) => Self::failed(
                 code,
                 message,

@@ -9,10 +9,13 @@ use std::time::Duration;
 use consilium_certs::{Authority, Validity};
 use consilium_core::{ModelVector, RoundPlan};
 use consilium_ops::{ExitCode, OperatorError};
+use consilium_rounds::Phase;
 use consilium_site::agent::{AgentError, MakeWork};
-use consilium_site::peer::Peer as _;
+use consilium_site::peer::{Peer as _, Wanted};
 use consilium_site::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
-use consortium::{Consortium, ServerState, Toy, careless_peer, peer, silent_address, site, study};
+use consortium::{
+    Consortium, ServerState, Toy, careless_peer, peer, silent_address, site, study, wanted,
+};
 
 /// What the agent of site `a` ends with.
 async fn ends_with(consortium: &Consortium, address: &str, work: MakeWork) -> AgentError {
@@ -174,30 +177,70 @@ async fn a_damaged_download_is_fetched_again_and_twice_damaged_refused() {
     let (consortium, state) = (Consortium::new(), ServerState::new());
     let server = consortium.serve(Arc::clone(&state)).await;
     let mut peer = consortium.peer("a", &server.address);
-    let initial = consortium::initial();
-    let (study, model) = (study().digest(), initial.sha256());
-    let (group, values) = initial.0.first_key_value().unwrap();
+    let wanted = wanted(0);
     state.inner().faults.damaged_downloads = 1;
-    let got = peer.group(study, model, group, values.len()).await.unwrap();
-    assert_eq!(&got, values);
+    let got = peer.group(&wanted).await.unwrap();
+    assert_eq!(&got, &consortium::initial().0[&wanted.group]);
     state.inner().faults.damaged_downloads = 2;
-    let error = peer
-        .group(study, model, group, values.len())
-        .await
-        .unwrap_err();
-    assert_eq!(error.code(), "server_protocol");
-    state.inner().faults.downloads_without_digest = 1;
-    let error = peer
-        .group(study, model, group, values.len())
-        .await
-        .unwrap_err();
-    assert!(error.to_string().contains("without its digest"), "{error}");
+    let error = peer.group(&wanted).await.unwrap_err();
+    assert_eq!(error.code(), "group_digest_mismatch");
     // More values than the study says.
-    let error = peer
-        .group(study, model, group, values.len() - 1)
-        .await
-        .unwrap_err();
+    let fewer = Wanted {
+        length: wanted.length - 1,
+        ..wanted
+    };
+    let error = peer.group(&fewer).await.unwrap_err();
     assert_eq!(error.code(), "server_protocol");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_without_digests_is_not_downloaded() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(Arc::clone(&state)).await;
+    state.inner().faults.answers_without_digests = 1;
+    let error = ends_with(&consortium, &server.address, Toy::make()).await;
+    assert!(error.to_string().contains("without its digest"), "{error}");
+    assert_eq!(state.inner().downloads, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_model_with_a_flipped_bit_in_every_value_is_refused_by_every_site() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(Arc::clone(&state)).await;
+    // The server announces digests of what it sends: only the model's hash tells.
+    let last = consortium::expected().sha256();
+    state.inner().faults.wrong_models.insert(last);
+    let runs = consortium::SITES.map(|name| {
+        let peer = consortium.peer(name, &server.address);
+        consortium.run(name, peer, Toy::make())
+    });
+    for ended in consortium::join_all(runs).await {
+        let error = ended.unwrap_err();
+        assert_eq!(error.code(), "model_hash_mismatch");
+        assert_eq!(exit_of(error), ExitCode::Failed);
+    }
+    assert!(!consortium.metrics_file("a").exists());
+    let store = consortium.store("a").await;
+    let accepted = store.accepted(&"toy".parse().unwrap()).await.unwrap();
+    assert_eq!(accepted.unwrap().final_model, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_round_from_another_model_than_the_documents_is_refused() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    {
+        let mut inner = state.inner();
+        let other = consortium::expected();
+        if let Phase::Training { plan, .. } = &mut inner.coordination.phase {
+            plan.model = other.sha256();
+        }
+        inner.models.insert(other.sha256(), other);
+    }
+    let server = consortium.serve(Arc::clone(&state)).await;
+    let error = ends_with(&consortium, &server.address, Toy::make()).await;
+    assert_eq!(error.code(), "plan_other_model");
+    assert_eq!(exit_of(error), ExitCode::Refused);
+    assert_eq!(state.inner().downloads, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,12 +5,12 @@ mod consortium;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
+use consilium_core::{Digest, ModelVector, SiteId, StudyId};
 use consilium_rounds::{Assignment, Outcome as RoundOutcome, Sealed};
 use consilium_site::outcome::Outcome;
-use consilium_site::peer::{Peer, PeerError, Question};
+use consilium_site::peer::{Peer, PeerError, Question, Wanted};
 use consilium_site::work::MetricValue;
-use consortium::{Consortium, ROUNDS, SITES, ServerState, Toy, expected, site, study};
+use consortium::{Consortium, ROUNDS, SITES, ServerState, Toy, expected, site, wanted};
 use tokio::sync::Notify;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,10 +230,8 @@ async fn a_download_that_broke_off_goes_on_where_it_stopped() {
     // The head breaks off after its last value (and is asked for the nothing that is left), the trunk in the middle.
     state.inner().faults.broken_downloads = 3;
     let mut peer = consortium.peer("a", &server.address);
-    let initial = consortium::initial();
-    let (study, model) = (study().digest(), initial.sha256());
-    for (group, values) in &initial.0 {
-        let got = peer.group(study, model, group, values.len()).await.unwrap();
+    for (index, values) in consortium::initial().0.values().enumerate() {
+        let got = peer.group(&wanted(index)).await.unwrap();
         assert_eq!(&got, values);
     }
     let offsets: Vec<u64> = state
@@ -281,17 +279,11 @@ impl<P: Peer + Sync> Peer for Stopping<P> {
         self.inner.assignment(question).await
     }
 
-    async fn group(
-        &mut self,
-        study: Digest,
-        model: Digest,
-        group: &GroupName,
-        length: usize,
-    ) -> Result<Vec<f32>, PeerError> {
+    async fn group(&mut self, wanted: &Wanted) -> Result<Vec<f32>, PeerError> {
         if self.at == StopAt::Download {
             self.stand_still().await;
         }
-        self.inner.group(study, model, group, length).await
+        self.inner.group(wanted).await
     }
 
     async fn upload(

@@ -1,7 +1,7 @@
 //! Between wire messages and domain types.
 
 use consilium_core::clock::Timestamp;
-use consilium_core::{Digest, RoundPlan};
+use consilium_core::{Digest, GroupName, RoundPlan};
 use consilium_rounds::Assignment;
 
 use crate::generated::{self, assignment_reply::End};
@@ -73,13 +73,21 @@ pub fn assignment_to_wire(assignment: &Assignment) -> generated::AssignmentReply
             Ok(model) => End::FinalModel(digest_to_wire(model)),
             Err(reason) => End::Failure(reason.clone()),
         }),
+        groups: assignment
+            .groups
+            .iter()
+            .map(|(group, digest)| generated::GroupDigest {
+                group: group.to_string(),
+                digest: digest_to_wire(digest),
+            })
+            .collect(),
     }
 }
 
 /// An assignment from the wire.
 ///
 /// # Errors
-/// [`BadMessage`] for a malformed digest.
+/// [`BadMessage`] for a malformed digest or name.
 pub fn assignment_from_wire(reply: &generated::AssignmentReply) -> Result<Assignment, BadMessage> {
     let end = match &reply.end {
         None => None,
@@ -90,7 +98,18 @@ pub fn assignment_from_wire(reply: &generated::AssignmentReply) -> Result<Assign
         sealed_was_used: reply.sealed_was_used,
         plan: reply.plan.as_ref().map(plan_from_wire).transpose()?,
         end,
+        groups: reply
+            .groups
+            .iter()
+            .map(group_from_wire)
+            .collect::<Result<_, _>>()?,
     })
+}
+
+fn group_from_wire(group: &generated::GroupDigest) -> Result<(GroupName, Digest), BadMessage> {
+    let field = "groups.group";
+    let name = group.group.parse().map_err(|_| BadMessage { field })?;
+    Ok((name, digest_from_wire(&group.digest, "groups.digest")?))
 }
 
 #[cfg(test)]
@@ -115,6 +134,7 @@ mod tests {
                 sealed_was_used: Some(false),
                 plan: Some(plan.clone()),
                 end,
+                groups: [("trunk".parse().unwrap(), Digest::of(b"trunk"))].into(),
             };
             let back = assignment_from_wire(&assignment_to_wire(&assignment));
             assert_eq!(back, Ok(assignment));

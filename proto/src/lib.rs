@@ -18,8 +18,9 @@ pub use convert::{
 };
 pub use generated::{
     AssignmentReply, Attempt, AwaitAssignmentRequest, DownloadGroupRequest, GetStudyReply,
-    GetStudyRequest, GroupChunk, GroupLength, RoundPlan, UpdateHeader, UploadMessage, UploadReply,
-    ValueChunk, assignment_reply, consortium_client, consortium_server, upload_message,
+    GetStudyRequest, GroupChunk, GroupDigest, GroupLength, RoundPlan, UpdateHeader, UploadMessage,
+    UploadReply, ValueChunk, assignment_reply, consortium_client, consortium_server,
+    upload_message,
 };
 pub use refused::Refused;
 
@@ -28,7 +29,3 @@ pub const MAX_CHUNK_BYTES: usize = 1 << 20;
 
 /// Most bytes of one message: a chunk and what surrounds it, or a study document.
 pub const MAX_MESSAGE_BYTES: usize = 2 << 20;
-
-/// Response metadata of a download: SHA-256 of the whole group's bytes, hexadecimal. It guards the
-/// transfer; who sent the values is known from mutual TLS.
-pub const GROUP_DIGEST_KEY: &str = "x-group-sha256";

@@ -186,6 +186,8 @@ impl InProcessServer<'_> {
             }),
             plan: self.coordination.open_plan().cloned(),
             end: self.coordination.end(),
+            // What a site takes here is the model itself.
+            groups: BTreeMap::new(),
         }
     }
 

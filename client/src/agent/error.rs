@@ -96,6 +96,14 @@ pub enum AgentError {
         /// The file.
         path: PathBuf,
         /// The operating system's words.
+    /// The downloaded groups are the whole model, and not the one that was announced.
+    #[error("the downloaded model has hash {got}, the server announced {announced}")]
+    OtherModel {
+        /// Hash of what was downloaded.
+        got: Digest,
+        /// Hash in the plan, or of the final model.
+        announced: Digest,
+    },
         error: std::io::Error,
     },
 }
@@ -127,6 +135,7 @@ impl AgentError {
 
 impl From<AgentError> for OperatorError {
     fn from(error: AgentError) -> Self {
+            Self::OtherModel { .. } => "model_hash_mismatch",
         let (code, message) = (error.code().to_owned(), error.to_string());
         match error {
             AgentError::Peer(error) => error.into(),
@@ -187,3 +196,8 @@ impl From<AgentError> for OperatorError {
         }
     }
 }
+            AgentError::OtherModel { .. } => Self::failed(
+                code,
+                message,
+                "tell the coordinator that the server's model is damaged; nothing of it was used here",
+            ),

@@ -15,10 +15,11 @@ use consilium_certs::{Authority, Identity, Role, client_config};
 use consilium_core::study::{
     Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, Randomness, Schedule, WeightRule,
 };
-use consilium_core::{ModelManifest, ModelVector, Seed, SiteId, Study, TensorSpec};
+use consilium_core::vector::values_to_bytes;
+use consilium_core::{Digest, ModelManifest, ModelVector, Seed, SiteId, Study, TensorSpec};
 use consilium_site::agent::{Agent, AgentError, Errand, Joined, MakeWork};
 use consilium_site::outcome::Outcome;
-use consilium_site::peer::Peer;
+use consilium_site::peer::{Peer, Wanted};
 use consilium_site::transport::{GrpcServer, ServerAddress};
 use consilium_store::site::SiteStore;
 use tempfile::TempDir;
@@ -88,6 +89,19 @@ pub fn study() -> Study {
 }
 
 /// Initial values of the shared groups.
+/// The `index`th group of the initial model as a site asks for it.
+pub fn wanted(index: usize) -> Wanted {
+    let initial = initial();
+    let (group, values) = initial.0.iter().nth(index).unwrap();
+    Wanted {
+        study: study().digest(),
+        model: initial.sha256(),
+        group: group.clone(),
+        length: values.len(),
+        digest: Digest::of(&values_to_bytes(values)),
+    }
+}
+
 pub fn initial() -> ModelVector {
     ModelVector(BTreeMap::from([
         ("trunk".parse().unwrap(), vec![0.0; TRUNK]),

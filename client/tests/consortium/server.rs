@@ -1,7 +1,7 @@
 //! An aggregation server in memory: the real coordination and average, the real messages and TLS, and
 //! faults on demand. It survives the end of its listener, as the real one survives its process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
@@ -16,9 +16,9 @@ use consilium_core::{Digest, GroupName, ModelVector, SiteId, Study};
 use consilium_proto::consortium_server::{Consortium, ConsortiumServer};
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
-    AssignmentReply, AwaitAssignmentRequest, DownloadGroupRequest, GROUP_DIGEST_KEY, GetStudyReply,
-    GetStudyRequest, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UploadMessage, UploadReply,
-    ValueChunk, assignment_to_wire, digest_from_wire,
+    AssignmentReply, AwaitAssignmentRequest, DownloadGroupRequest, GetStudyReply, GetStudyRequest,
+    MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UploadMessage, UploadReply, ValueChunk,
+    assignment_to_wire, digest_from_wire,
 };
 use consilium_rounds::{Assignment, Coordination, Effect, Event};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -40,8 +40,10 @@ pub struct Faults {
     pub damaged_downloads: u32,
     /// Downloads that break off after the first chunk.
     pub broken_downloads: u32,
-    /// Downloads without a digest.
-    pub downloads_without_digest: u32,
+    /// Answers without the digests of the groups.
+    pub answers_without_digests: u32,
+    /// Models of which a bit is flipped in every value, with digests of what is then sent.
+    pub wrong_models: BTreeSet<Digest>,
 }
 
 /// Everything the server knows, and everything that reached it.
@@ -125,6 +127,28 @@ impl Inner {
         let effects = self.coordination.handle(&self.study, event).unwrap();
         for effect in effects {
             match effect {
+    /// Bytes of a group as they are sent.
+    fn bytes(&self, model: &Digest, group: &GroupName) -> Vec<u8> {
+        let mut bytes = values_to_bytes(&self.models[model].0[group]);
+        if self.faults.wrong_models.contains(model) {
+            bytes.iter_mut().step_by(4).for_each(|byte| *byte ^= 1);
+        }
+        bytes
+    }
+
+    /// Adds the digests of the groups; every site of the toy study shares all of them.
+    fn announce(&mut self, mut assignment: Assignment) -> Assignment {
+        if self.faults.answers_without_digests > 0 {
+            self.faults.answers_without_digests -= 1;
+        } else if let Some(model) = assignment.model() {
+            let groups = self.models[&model].0.keys();
+            assignment.groups = groups
+                .map(|group| (group.clone(), Digest::of(&self.bytes(&model, group))))
+                .collect();
+        }
+        assignment
+    }
+
                 Effect::Aggregate { plan, contributors } => {
                     let mut updates = self.updates.clone();
                     updates.retain(|site, _| contributors.contains_key(site));
@@ -306,6 +330,7 @@ impl Consortium for Service {
             };
             let known = request
                 .known
+                    groups: BTreeMap::new(),
                 .as_ref()
                 .map(|known| (known.round, known.attempt));
             let open = assignment
@@ -324,6 +349,7 @@ impl Consortium for Service {
             }
         }
     }
+                let assignment = self.0.inner().announce(assignment);
 
     type DownloadGroupStream = ReceiverStream<Result<ValueChunk, Status>>;
 
@@ -340,15 +366,13 @@ impl Consortium for Service {
                 .push((site, request.group.clone(), request.offset));
             let model = digest_from_wire(&request.model, "model").unwrap();
             let group: GroupName = request.group.parse().unwrap();
-            let whole = values_to_bytes(&inner.models[&model].0[&group]);
+            let whole = inner.bytes(&model, &group);
             let now = inner.faults.clone();
             let faults = &mut inner.faults;
             faults.damaged_downloads = faults.damaged_downloads.saturating_sub(1);
             faults.broken_downloads = faults.broken_downloads.saturating_sub(1);
-            faults.downloads_without_digest = faults.downloads_without_digest.saturating_sub(1);
             (whole, now)
         };
-        let digest = Digest::of(&whole);
         let mut bytes = whole[4 * request.offset as usize..].to_vec();
         if faults.damaged_downloads > 0 {
             bytes[0] ^= 1;
@@ -366,12 +390,7 @@ impl Consortium for Service {
                 }
             }
         });
-        let mut response = Response::new(ReceiverStream::new(chunks));
-        if faults.downloads_without_digest == 0 {
-            let digest = digest.to_string().parse().unwrap();
-            response.metadata_mut().insert(GROUP_DIGEST_KEY, digest);
-        }
-        Ok(response)
+        Ok(Response::new(ReceiverStream::new(chunks)))
     }
 
     async fn upload_update(

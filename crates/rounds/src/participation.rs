@@ -1,6 +1,8 @@
 //! A site's side of a study.
 
-use consilium_core::{Digest, RoundPlan, Study};
+use std::collections::BTreeMap;
+
+use consilium_core::{Digest, GroupName, RoundPlan, Study};
 use serde::{Deserialize, Serialize};
 
 /// Where a site stands.
@@ -36,6 +38,20 @@ pub struct Assignment {
     pub plan: Option<RoundPlan>,
     /// The study has ended: the final model's hash, or why it failed.
     pub end: Option<Result<Digest, String>>,
+    /// SHA-256 of each group that this site shares, little-endian f32, in the model that the plan or the end
+    /// names. What the site downloads is compared with them.
+    pub groups: BTreeMap<GroupName, Digest>,
+}
+
+impl Assignment {
+    /// The model that it names: the one a round starts from, or the final one.
+    #[must_use]
+    pub fn model(&self) -> Option<Digest> {
+        match &self.end {
+            Some(end) => end.as_ref().ok().copied(),
+            None => self.plan.as_ref().map(|plan| plan.model),
+        }
+    }
 }
 
 /// What the agent has to do after storing the new state.
@@ -83,6 +99,14 @@ pub enum RefusePlan {
         /// Last acceptable round.
         to: u32,
     },
+    /// The first round starts from another model than the study document names.
+    #[error("round 1 starts from model {got}, the study document says {accepted}")]
+    OtherModel {
+        /// Hash in the plan.
+        got: Digest,
+        /// Hash in the document.
+        accepted: Digest,
+    },
 }
 
 impl RefusePlan {
@@ -92,6 +116,7 @@ impl RefusePlan {
         match self {
             Self::OtherStudy { .. } => "plan_other_study",
             Self::Round { .. } => "plan_wrong_round",
+            Self::OtherModel { .. } => "plan_other_model",
         }
     }
 }
@@ -174,6 +199,13 @@ impl Participation {
                 round: plan.round,
                 from,
                 to,
+            });
+        }
+        let initial = study.initial_model_sha256;
+        if plan.round == 1 && plan.model != initial {
+            return Err(RefusePlan::OtherModel {
+                got: plan.model,
+                accepted: initial,
             });
         }
         Ok(())

@@ -193,7 +193,7 @@ fn updates_of_strangers_other_rounds_and_changed_updates_are_rejected() {
 }
 
 #[test]
-fn a_site_refuses_plans_of_another_study_or_of_rounds_it_has_done() {
+fn a_site_refuses_plans_of_another_study_from_another_initial_model_or_of_rounds_it_has_done() {
     let study = study(2, 0);
     let coordination = started(&study);
     let plan = coordination.open_plan().unwrap().clone();
@@ -210,6 +210,15 @@ fn a_site_refuses_plans_of_another_study_or_of_rounds_it_has_done() {
             .unwrap_err()
             .code(),
         "plan_other_study"
+    );
+    let mut other = plan.clone();
+    other.model = Digest::of(b"another model");
+    assert_eq!(
+        participation
+            .assigned(&study, &ask(other))
+            .unwrap_err()
+            .code(),
+        "plan_other_model"
     );
     participation.advanced_to = 1;
     assert_eq!(
@@ -233,6 +242,7 @@ fn assignment(
         }),
         plan: coordination.open_plan().cloned(),
         end: coordination.end(),
+        ..Assignment::default()
     }
 }
 
