@@ -12,7 +12,7 @@ use consilium_core::{
     ModalityKey, ModelManifest, ModelVector, Seed, SiteId, Study, StudyId, TaskKey,
 };
 use consilium_data::Cohort;
-use consilium_models::{DeviceChoice, EhpalNet, NormKind, SiteNetwork, Task};
+use consilium_models::{DeviceChoice, EhpalNet, NormKind, SiteNetwork};
 use consilium_ops::OperatorError;
 use consilium_ops::units::Seconds;
 use consilium_site::training::TrainingSettings;
@@ -233,14 +233,6 @@ fn check(scenario: &Scenario) -> Result<(), OperatorError> {
             "norm = \"batch\" mixes the records of a batch and its statistics are not trained here"
                 .into(),
             "use norm = \"group\"",
-        );
-    }
-    if let Some((key, _)) =
-        (scenario.ehpal_net.tasks.iter()).find(|(_, task)| matches!(task, Task::Hazards { .. }))
-    {
-        return refuse(
-            format!("task {key} has hazards, but a scenario has no place for their cut points"),
-            "use kind = \"cox\"",
         );
     }
     for (site, section) in &scenario.sites {

@@ -29,6 +29,9 @@ pub fn model_targets(
             time: time.clone(),
             event: event.clone(),
         },
+        (Task::Hazards { cut_points }, Targets::Survival { time, event }) => {
+            Wanted::in_intervals(cut_points, time, event)
+        }
         (task, targets) => {
             let held = match targets {
                 Targets::Classes { names, .. } => format!("{} classes", names.len()),
@@ -125,6 +128,7 @@ pub fn constant_metrics(
                 risk: None,
                 variance: 0.0,
                 entropy: None,
+                mutual_information: None,
             }
         }
         Targets::Survival { .. } => Prediction {
@@ -132,6 +136,7 @@ pub fn constant_metrics(
             risk: Some(0.0),
             variance: 0.0,
             entropy: None,
+            mutual_information: None,
         },
     };
     metrics(task, &vec![constant; targets.len()], targets, split)

@@ -14,6 +14,7 @@ mod device;
 mod error;
 #[cfg(test)]
 mod golden;
+mod hazards;
 mod kernel;
 mod loss;
 mod net;

@@ -4,6 +4,7 @@ use burn::tensor::activation::{log_softmax, relu};
 use burn::tensor::{Tensor, TensorData};
 use consilium_core::TaskKey;
 
+use crate::hazards::survival;
 use crate::{ModelError, Task};
 
 /// What the records of a batch should have been predicted as.
@@ -20,9 +21,10 @@ pub enum Targets {
         /// True: event; false: censored.
         event: Vec<bool>,
     },
-    /// Time bin (from 0) and whether the event happened in it, for [`Task::Hazards`].
+    /// Interval (from 0) and whether the event happened in it, for [`Task::Hazards`]; made by
+    /// [`Targets::in_intervals`].
     Hazards {
-        /// Bin of each record.
+        /// Interval in which each follow-up ended.
         bin: Vec<usize>,
         /// True: event; false: censored.
         event: Vec<bool>,
@@ -114,14 +116,15 @@ pub(crate) fn loss(
             let total = counted.iter().map(|&w| f64::from(w)).sum();
             Ok((binary(logits, positive, counted), total))
         }
-        (Task::Hazards { bins }, Targets::Hazards { bin, event })
+        (Task::Hazards { .. }, Targets::Hazards { bin, event })
             if bin.len() == batch && event.len() == batch =>
         {
+            let bins = outputs;
             let mut happened = vec![0.0; bins * batch];
             let mut at_risk = vec![0.0; bins * batch];
             let mut total = 0.0;
             for b in 0..batch {
-                if bin[b] >= *bins {
+                if bin[b] >= bins {
                     return refuse(format!("bin {} is outside 0 to {}", bin[b], bins - 1));
                 }
                 for j in 0..=bin[b] {
@@ -207,8 +210,8 @@ pub(crate) fn cox(
     ((difference * events).sum(), total)
 }
 
-/// Class probabilities, label probabilities, log-risk or hazards from logits `[outputs, batch]`, record by
-/// record.
+/// Class probabilities, label probabilities, log-risk or survival curve from logits `[outputs, batch]`, record
+/// by record.
 pub(crate) fn activate(task: &Task, logits: &[f32], batch: usize) -> Vec<Vec<f32>> {
     let outputs = task.outputs();
     (0..batch)
@@ -221,31 +224,24 @@ pub(crate) fn activate(task: &Task, logits: &[f32], batch: usize) -> Vec<Vec<f32
                     let total: f32 = exponentials.iter().sum();
                     exponentials.iter().map(|e| e / total).collect()
                 }
-                Task::Labels { .. } | Task::Hazards { .. } => {
-                    column.map(|z| 1.0 / (1.0 + (-z).exp())).collect()
-                }
+                Task::Labels { .. } => column.map(sigmoid).collect(),
+                Task::Hazards { .. } => survival(column.map(sigmoid)),
                 Task::Cox => column.collect(),
             }
         })
         .collect()
 }
 
-/// Risk of one record for the concordance: the log-risk, or minus the expected number of bins survived
+fn sigmoid(z: f32) -> f32 {
+    1.0 / (1.0 + (-z).exp())
+}
+
+/// Risk of one record for the concordance: the log-risk, or minus the expected number of intervals survived
 /// (section 7.3); nothing for other tasks.
 pub(crate) fn risk(task: &Task, outputs: &[f32]) -> Option<f32> {
     match task {
         Task::Cox => outputs.first().copied(),
-        Task::Hazards { .. } => {
-            let mut alive = 1.0;
-            let survived: f32 = outputs
-                .iter()
-                .map(|hazard| {
-                    alive *= 1.0 - hazard;
-                    alive
-                })
-                .sum();
-            Some(-survived)
-        }
+        Task::Hazards { .. } => Some(-outputs.iter().sum::<f32>()),
         Task::Classes { .. } | Task::Labels { .. } => None,
     }
 }

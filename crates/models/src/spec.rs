@@ -153,7 +153,7 @@ pub enum Conversion {
 }
 
 /// One task.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Task {
     /// One of `n` classes; softmax and cross-entropy.
@@ -169,10 +169,11 @@ pub enum Task {
     /// Survival by a proportional hazard: one log-risk, Breslow partial likelihood. Not separable over
     /// patients.
     Cox,
-    /// Survival on a fixed grid of time bins; separable over patients (section 7.3).
+    /// Survival in discrete time: the hazard of each interval; separable over patients (section 7.3).
     Hazards {
-        /// Number of bins.
-        bins: usize,
+        /// Where the intervals end, in the unit of the cohorts' times: above 0 and ascending, one for each
+        /// interval. The first begins at 0; nothing is said about the time after the last.
+        cut_points: Vec<f32>,
     },
 }
 
@@ -180,10 +181,10 @@ impl Task {
     /// Length of the output vector.
     #[must_use]
     pub fn outputs(&self) -> usize {
-        match *self {
-            Self::Classes { n } | Self::Labels { n } => n,
+        match self {
+            Self::Classes { n } | Self::Labels { n } => *n,
             Self::Cox => 1,
-            Self::Hazards { bins } => bins,
+            Self::Hazards { cut_points } => cut_points.len(),
         }
     }
 
@@ -339,10 +340,21 @@ impl EhpalNet {
                 Task::Classes { .. } => ("n", 2),
                 Task::Labels { .. } => ("n", 1),
                 Task::Cox => continue,
-                Task::Hazards { .. } => ("bins", 1),
+                Task::Hazards { cut_points } => {
+                    let from_zero = std::iter::once(&0.0).chain(cut_points);
+                    let ascending = from_zero.zip(cut_points).all(|(before, cut)| before < cut);
+                    if !ascending || !cut_points.iter().all(|cut| cut.is_finite()) {
+                        return refuse(
+                            format!("tasks.{key}.cut_points"),
+                            format!("{cut_points:?}"),
+                            "give finite times above 0, each larger than the one before",
+                        );
+                    }
+                    ("cut_points", 1)
+                }
             };
             if !(least..=65536).contains(&task.outputs()) {
-                let remedy = format!("use {least} to 65536");
+                let remedy = format!("use {least} to 65536 outputs");
                 return refuse(
                     format!("tasks.{key}.{field}"),
                     task.outputs().to_string(),

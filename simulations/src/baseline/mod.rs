@@ -153,6 +153,7 @@ fn of_outputs(outputs: Vec<f64>) -> Prediction {
         risk: None,
         variance: 0.0,
         entropy: None,
+        mutual_information: None,
     }
 }
 
@@ -162,5 +163,6 @@ fn of_risk(risk: f64) -> Prediction {
         risk: Some(risk as f32),
         variance: 0.0,
         entropy: None,
+        mutual_information: None,
     }
 }
