@@ -19,7 +19,7 @@ use consilium_core::{
     Digest, GroupName, ModelVector, Participant, RoundPlan, SiteId, Study, StudyId,
 };
 use consilium_rounds::{Participation, Sealed, SiteEffect};
-use consilium_store::site::{Fate, SiteStore, Version};
+use consilium_store::site::{Accepted, Fate, SiteStore, Version};
 use tracing::{info, warn};
 
 pub use error::AgentError;
@@ -27,6 +27,7 @@ use worker::Worker;
 
 use crate::outcome::Outcome;
 use crate::peer::{Attempt, Peer, PeerError, Question, Wanted};
+use crate::preparation::Preparation;
 use crate::work::{LocalWork, WorkError};
 
 /// Makes the site's work, once the study is known.
@@ -109,12 +110,20 @@ impl<P: Peer> Agent<P> {
                 site: errand.site,
             });
         };
-        let (worker, initial) = Worker::start(make_work, &study, &participant).await?;
+        let (worker, initial, preparation) = Worker::start(make_work, &study, &participant).await?;
         let participation = match before {
+            Some(accepted) if changed(&accepted, preparation.as_ref()) => {
+                return Err(AgentError::CohortChanged { study: study.name });
+            }
             Some(accepted) => accepted.participation,
             None => {
                 leaving::stays(&study, &participant, &initial)?;
-                store.accept(&study, &document, &initial).await?;
+                // Cannot fail: plain numbers and text.
+                let preparation =
+                    preparation.map(|p| serde_json::to_string(&p).unwrap_or_default());
+                store
+                    .accept(&study, &document, &initial, preparation.as_deref())
+                    .await?;
                 info!(study = %study.name, digest = %digest, "study accepted");
                 Participation::new(&study)
             }
@@ -130,6 +139,7 @@ impl<P: Peer> Agent<P> {
             participation,
             worker,
             known: None,
+            digests: BTreeMap::new(),
             delivered: None,
         })))
     }
@@ -138,7 +148,6 @@ impl<P: Peer> Agent<P> {
     ///
     /// # Errors
     /// [`AgentError`]; a new agent on the same store goes on where this one stopped.
-            digests: BTreeMap::new(),
     pub async fn run(mut self) -> Result<Outcome, AgentError> {
         loop {
             match self.step().await? {
@@ -164,6 +173,7 @@ impl<P: Peer> Agent<P> {
             round: plan.round,
             attempt: plan.attempt,
         });
+        self.digests = assignment.groups;
         let mut step = Step::Idle;
         if participation != self.participation {
             let fate = effects.iter().find_map(fate);
@@ -172,7 +182,6 @@ impl<P: Peer> Agent<P> {
                 .await?;
             self.participation = participation;
             step = Step::Worked;
-        self.digests = assignment.groups;
         }
         for effect in effects {
             match effect {
@@ -321,14 +330,6 @@ impl<P: Peer> Agent<P> {
             }
             groups.0.insert(group.clone(), values);
         }
-        let version = Version { round, groups };
-        self.store.receive(name, model, &version).await?;
-        Ok(version.groups)
-    }
-}
-
-/// Reads a study document and refuses one that contradicts itself or its name.
-fn read_study(name: &StudyId, document: &[u8]) -> Result<Study, AgentError> {
         // A site that shares every group of the model sees all that its hash covers.
         let whole = self.shared == self.study.federated_groups();
         if whole && groups.sha256() != model {
@@ -337,6 +338,14 @@ fn read_study(name: &StudyId, document: &[u8]) -> Result<Study, AgentError> {
                 announced: model,
             });
         }
+        let version = Version { round, groups };
+        self.store.receive(name, model, &version).await?;
+        Ok(version.groups)
+    }
+}
+
+/// Reads a study document and refuses one that contradicts itself or its name.
+fn read_study(name: &StudyId, document: &[u8]) -> Result<Study, AgentError> {
     let study: Study =
         serde_json::from_slice(document).map_err(|error| AgentError::UnreadableStudy {
             study: name.clone(),
@@ -354,6 +363,14 @@ fn read_study(name: &StudyId, document: &[u8]) -> Result<Study, AgentError> {
         study: name.clone(),
         problem,
     })
+}
+
+/// Whether the records are others than those with which the study was accepted.
+fn changed(accepted: &Accepted, now: Option<&Preparation>) -> bool {
+    match (&accepted.preparation, now) {
+        (Some(text), Some(now)) => serde_json::from_str(text).ok().as_ref() != Some(now),
+        _ => false,
+    }
 }
 
 fn attempt_of(sealed: Sealed) -> Attempt {

@@ -1,8 +1,11 @@
 //! What `consilium-site` does: one function per command.
 
 mod check;
+pub mod model;
 mod run;
 mod status;
+
+use std::path::Path;
 
 use consilium_certs::{CertificateError, Identity, Role, client_config};
 use consilium_data::{Cohort, Refusal};
@@ -58,13 +61,17 @@ fn server_address(config: &SiteConfig) -> Result<ServerAddress, OperatorError> {
 }
 
 fn cohort(config: &SiteConfig) -> Result<Cohort, OperatorError> {
-    Cohort::read(&config.cohort).map_err(|refusal: Refusal| {
+    read_cohort(&config.cohort)
+}
+
+fn read_cohort(manifest: &Path) -> Result<Cohort, OperatorError> {
+    Cohort::read(manifest).map_err(|refusal: Refusal| {
         OperatorError::configuration(
             refusal.code(),
             refusal.to_string(),
             "correct the cohort; `consilium data check` lists every problem with file and line",
         )
-        .at(config.cohort.display())
+        .at(manifest.display())
     })
 }
 

@@ -4,15 +4,22 @@
 //! * [`agent`]: the loop of a study, without network or learning: ask, train, seal, deliver, settle.
 //! * [`peer`]: what the agent needs from the server; [`transport`]: that over mutual TLS.
 //! * [`work`]: the seam between the protocol and the learning.
+//! * [`preparation`]: how records became the network's input.
 //! * [`training`]: the real work: this site's records, views and network.
-//! * [`outcome`]: what a finished study leaves here.
+//! * [`outcome`]: what a finished study leaves here; [`joined`]: the model of a committed round;
+//!   [`export`]: that model as files; [`predictions`]: what it says about each patient, as a table.
 //! * [`commands`]: what the program does with all that.
 
 pub mod agent;
 pub mod commands;
 pub mod config;
+pub mod export;
+pub mod joined;
 pub mod outcome;
 pub mod peer;
+pub mod predictions;
+pub mod preparation;
+mod private_file;
 pub mod training;
 pub mod transport;
 pub mod work;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use consilium_core::StudyId;
+use consilium_data::Part;
 use consilium_ops::{Format, OperatorError, output};
 use consilium_site::commands;
 
@@ -41,6 +43,11 @@ enum Command {
         #[command(flatten)]
         config: ConfigPath,
     },
+    /// Take the model of a committed round home: as files, or as predictions for this site's patients.
+    Model {
+        #[command(subcommand)]
+        command: ModelCommand,
+    },
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -57,6 +64,58 @@ enum ConfigCommand {
         #[command(flatten)]
         config: ConfigPath,
     },
+}
+
+#[derive(Subcommand)]
+enum ModelCommand {
+    /// Write the groups that this site received and those that stayed here as one safetensors file, with a
+    /// JSON document beside it.
+    ///
+    /// Example: consilium-site model export --config site.toml --out models
+    Export {
+        #[command(flatten)]
+        from: ModelChoice,
+        /// A folder, or a file that ends in .safetensors. Nothing is written over.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Predict for the patients of this site, with uncertainty by Monte Carlo dropout. The table holds one
+    /// line a record, is readable by this account only, and stays at this site.
+    ///
+    /// Example: consilium-site model predict --config site.toml --part test --out predictions.csv
+    Predict {
+        #[command(flatten)]
+        from: ModelChoice,
+        /// Part of this site's cohort: train, validation or test.
+        #[arg(long, default_value = "test", value_parser = part)]
+        part: Part,
+        /// A cohort.toml with other patients; all its records are predicted.
+        #[arg(long, conflicts_with = "part")]
+        records: Option<PathBuf>,
+        /// Dropout passes; 10 to 30 give an uncertainty, 0 is one pass without dropout.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1000))]
+        passes: u16,
+        /// The table; one that is there is replaced.
+        #[arg(long, default_value = "predictions.csv")]
+        out: PathBuf,
+    },
+}
+
+/// Which model.
+#[derive(clap::Args)]
+struct ModelChoice {
+    #[command(flatten)]
+    config: ConfigPath,
+    /// The study; the configured one if left out.
+    #[arg(long)]
+    study: Option<StudyId>,
+    /// The committed round; the newest that this site has if left out.
+    #[arg(long)]
+    round: Option<u32>,
+}
+
+fn part(word: &str) -> Result<Part, String> {
+    Part::from_word(word).ok_or_else(|| "use train, validation or test".into())
 }
 
 #[derive(clap::Args)]
@@ -80,6 +139,35 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             exit_when_finished,
         } => commands::run(&config.config, exit_when_finished, format),
         Command::Status { config } => commands::status(&config.config, format),
+        Command::Model {
+            command: ModelCommand::Export { from, out },
+        } => commands::model::export(
+            &from.config.config,
+            from.study.as_ref(),
+            from.round,
+            &out,
+            format,
+        ),
+        Command::Model {
+            command:
+                ModelCommand::Predict {
+                    from,
+                    part,
+                    records,
+                    passes,
+                    out,
+                },
+        } => {
+            let wanted = commands::model::Predict {
+                study: from.study,
+                round: from.round,
+                part,
+                records,
+                passes: passes.into(),
+                out,
+            };
+            commands::model::predict(&from.config.config, &wanted, format)
+        }
         Command::Config {
             command: ConfigCommand::Check { config },
         } => commands::check(&config.config, format),

@@ -4,6 +4,7 @@
 //! that any step can be done again after a kill, and the same study gives the same bytes in any process.
 
 mod measure;
+mod predict;
 mod settings;
 
 use consilium_core::seed::stream;
@@ -17,8 +18,11 @@ use consilium_models::{
 use rand::RngExt as _;
 
 pub use measure::{constant_metrics, evaluated, metrics, model_targets, primary_metric};
+pub use predict::Predictor;
+use predict::{Who, predict};
 pub use settings::{Decay, ModalityTraining, TrainingSettings};
 
+use crate::preparation::Preparation;
 use crate::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
 
 /// A site's network, records and settings, ready to train.
@@ -48,6 +52,7 @@ pub struct SiteRecords {
     pub validation: Vec<usize>,
     /// Records for final values.
     pub test: Vec<usize>,
+    preparation: Preparation,
 }
 
 impl SiteRecords {
@@ -77,6 +82,7 @@ impl SiteRecords {
             hint: "run `consilium data check` on the cohort".into(),
         })?;
         Ok(Self {
+            preparation: Preparation::of(cohort, &prepared),
             examples: prepared.examples().clone(),
             train,
             validation,
@@ -146,17 +152,7 @@ impl SiteTraining {
             rate: settings.learning_rate as f32,
             weight_decay: settings.weight_decay as f32,
         };
-        // One thread a site: many small operations are faster so, and sites run beside each other.
-        let threads = rayon::ThreadPoolBuilder::new()
-            .num_threads(1)
-            // Autodiff walks the graph recursively; the default of 2 MiB is too little for a deep network.
-            .stack_size(64 << 20)
-            .build()
-            .map_err(|error| WorkError {
-                code: "threads",
-                message: error.to_string(),
-                hint: "let this account start threads".into(),
-            })?;
+        let threads = one_thread()?;
         Ok(Self {
             study: study.name.to_string(),
             seed: study.seed(),
@@ -224,30 +220,14 @@ impl SiteTraining {
     ) -> Result<Vec<Prediction>, WorkError> {
         self.trainer.load(model).map_err(from_model)?;
         let network = self.trainer.network().for_inference();
-        let key = StreamKey {
+        let who = Who {
             study: &self.study,
-            purpose: "predict",
-            site: self.participant.site.as_str(),
-            ..StreamKey::default()
+            seed: self.seed,
+            participant: &self.participant,
+            threads: &self.threads,
         };
-        let mut dropout = stream(self.seed, &key);
-        let mut predictions = Vec::new();
-        let records = self.records.part(part);
-        for chunk in records.chunks(PREDICTED_AT_ONCE) {
-            let a = array(&self.records.examples, chunk)?;
-            let view = View {
-                modality: &self.participant.modality,
-                a: &a,
-                b: None,
-            };
-            let task = &self.participant.task;
-            let more = self
-                .threads
-                .install(|| network.predict(&[view], task, passes, &mut dropout))
-                .map_err(from_model)?;
-            predictions.extend(more);
-        }
-        Ok(predictions)
+        let (examples, records) = (&self.records.examples, self.records.part(part));
+        predict(&network, who, examples, records, passes, &mut |_| ())
     }
 
     /// What should have been predicted on a part.
@@ -353,9 +333,6 @@ impl SiteTraining {
     }
 }
 
-/// Records predicted in one pass.
-const PREDICTED_AT_ONCE: usize = 64;
-
 impl LocalWork for SiteTraining {
     fn train(
         &mut self,
@@ -416,6 +393,24 @@ impl LocalWork for SiteTraining {
             .filter(|group| !self.shared.contains(group));
         self.initial.restricted_to(stays)
     }
+
+    fn preparation(&self) -> Option<Preparation> {
+        Some(self.records.preparation.clone())
+    }
+}
+
+/// One thread a site: many small operations are faster so, and sites run beside each other.
+fn one_thread() -> Result<rayon::ThreadPool, WorkError> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        // Autodiff walks the graph recursively; the default of 2 MiB is too little for a deep network.
+        .stack_size(64 << 20)
+        .build()
+        .map_err(|error| WorkError {
+            code: "threads",
+            message: error.to_string(),
+            hint: "let this account start threads".into(),
+        })
 }
 
 fn array(examples: &Examples, records: &[usize]) -> Result<Array, WorkError> {

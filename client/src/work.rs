@@ -3,6 +3,8 @@
 use consilium_core::{ModelVector, RoundPlan};
 use serde::{Deserialize, Serialize};
 
+use crate::preparation::Preparation;
+
 /// Training and evaluation on one site's cohort. Implemented with the real network by the `training`
 /// module, and by toys in tests. The agent and the in-process simulation drive the same object.
 pub trait LocalWork: Send {
@@ -30,6 +32,11 @@ pub trait LocalWork: Send {
 
     /// Initial values of the groups that stay at this site.
     fn initial_local(&self) -> ModelVector;
+
+    /// How the records are prepared for the network; nothing where there are no records.
+    fn preparation(&self) -> Option<Preparation> {
+        None
+    }
 }
 
 /// How far a round's local training is.
@@ -59,6 +66,16 @@ pub struct MetricValue {
     pub metric: String,
     /// `None` where the metric is undefined, for example with one class only.
     pub value: Option<f64>,
+}
+
+impl MetricValue {
+    /// One line for people.
+    pub(crate) fn line(&self) -> String {
+        let number = self
+            .value
+            .map_or("undefined".into(), |value| format!("{value:.4}"));
+        format!("  {:<11}{:<20}{number}\n", self.split, self.metric)
+    }
 }
 
 /// Why local work failed.

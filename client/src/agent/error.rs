@@ -60,6 +60,12 @@ pub enum AgentError {
         /// This site.
         site: SiteId,
     },
+    /// The records are not those with which this site accepted the study.
+    #[error("the cohort has changed since this site accepted study {study}")]
+    CohortChanged {
+        /// The study.
+        study: StudyId,
+    },
     /// The study ended without a model.
     #[error("the study failed: {0}")]
     StudyFailed(String),
@@ -90,12 +96,6 @@ pub enum AgentError {
         /// Position in the group.
         position: usize,
     },
-    /// The results cannot be written.
-    #[error("{}: {error}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's words.
     /// The downloaded groups are the whole model, and not the one that was announced.
     #[error("the downloaded model has hash {got}, the server announced {announced}")]
     OtherModel {
@@ -104,6 +104,12 @@ pub enum AgentError {
         /// Hash in the plan, or of the final model.
         announced: Digest,
     },
+    /// The results cannot be written.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's words.
         error: std::io::Error,
     },
 }
@@ -122,12 +128,14 @@ impl AgentError {
             Self::UnreadableStudy { .. } => "study_unreadable",
             Self::StudyChanged { .. } => "study_changed",
             Self::NotAParticipant { .. } => "study_without_this_site",
+            Self::CohortChanged { .. } => "cohort_changed",
             Self::StudyFailed(_) => "study_failed",
             Self::MustStay(_) => "group_must_stay",
             Self::WrongGroups(_) => "work_wrong_groups",
             Self::Mismatch(error) => error.code(),
             Self::BadValue { code, .. } => code,
             Self::NotFinite { .. } => "model_not_finite",
+            Self::OtherModel { .. } => "model_hash_mismatch",
             Self::File { .. } => "results_not_written",
         }
     }
@@ -135,7 +143,6 @@ impl AgentError {
 
 impl From<AgentError> for OperatorError {
     fn from(error: AgentError) -> Self {
-            Self::OtherModel { .. } => "model_hash_mismatch",
         let (code, message) = (error.code().to_owned(), error.to_string());
         match error {
             AgentError::Peer(error) => error.into(),
@@ -169,6 +176,12 @@ impl From<AgentError> for OperatorError {
                 message,
                 "ask the coordinator for a corrected study",
             ),
+            AgentError::CohortChanged { .. } => Self::configuration(
+                code,
+                message,
+                "put the records back as they were: scaling and split of a study stay as they began; new \
+                 patients join the next study",
+            ),
             AgentError::StudyFailed(_) => Self::new(
                 ExitCode::Missed,
                 code,
@@ -192,12 +205,12 @@ impl From<AgentError> for OperatorError {
                 message,
                 "training diverged: ask the coordinator for a lower learning rate",
             ),
-            AgentError::File { path, error } => Self::file(&path, &error),
-        }
-    }
-}
             AgentError::OtherModel { .. } => Self::failed(
                 code,
                 message,
                 "tell the coordinator that the server's model is damaged; nothing of it was used here",
             ),
+            AgentError::File { path, error } => Self::file(&path, &error),
+        }
+    }
+}

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use super::{AgentError, MakeWork};
+use crate::preparation::Preparation;
 use crate::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
 
 /// The handle to that thread. It ends when the handle is dropped and its present job is done.
@@ -30,19 +31,21 @@ enum Job {
 }
 
 impl Worker {
-    /// Starts the thread and makes the work in it; returns the initial local groups.
+    /// Starts the thread and makes the work in it; returns the initial local groups and how records are
+    /// prepared.
     pub(super) async fn start(
         make_work: MakeWork,
         study: &Study,
         participant: &Participant,
-    ) -> Result<(Self, ModelVector), AgentError> {
+    ) -> Result<(Self, ModelVector, Option<Preparation>), AgentError> {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let (ready, made) = oneshot::channel();
         let (study, participant) = (study.clone(), participant.clone());
         let body = move || match make_work(&study, &participant) {
             Ok(work) => {
                 // The agent may have been stopped while the work was made.
-                if ready.send(Ok(work.initial_local())).is_ok() {
+                let begin = (work.initial_local(), work.preparation());
+                if ready.send(Ok(begin)).is_ok() {
                     serve(work, inbox);
                 }
             }
@@ -60,8 +63,8 @@ impl Worker {
                 message: error.to_string(),
                 hint: "let this account start threads".into(),
             })?;
-        let initial = made.await.map_err(|_| AgentError::WorkPanicked)??;
-        Ok((Self { jobs }, initial))
+        let (initial, preparation) = made.await.map_err(|_| AgentError::WorkPanicked)??;
+        Ok((Self { jobs }, initial, preparation))
     }
 
     /// Trains; see [`LocalWork::train`].

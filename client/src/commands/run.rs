@@ -145,13 +145,7 @@ fn text(outcome: &Outcome) -> String {
         outcome.study, outcome.final_model_sha256, outcome.local_groups_sha256
     );
     for value in &outcome.metrics {
-        let number = value
-            .value
-            .map_or("undefined".into(), |value| format!("{value:.4}"));
-        text.push_str(&format!(
-            "  {:<11}{:<20}{number}\n",
-            value.split, value.metric
-        ));
+        text.push_str(&value.line());
     }
     text
 }

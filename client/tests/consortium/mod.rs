@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 
+pub mod real;
 mod server;
 mod toy;
 
@@ -88,7 +89,6 @@ pub fn study() -> Study {
     }
 }
 
-/// Initial values of the shared groups.
 /// The `index`th group of the initial model as a site asks for it.
 pub fn wanted(index: usize) -> Wanted {
     let initial = initial();
@@ -102,6 +102,7 @@ pub fn wanted(index: usize) -> Wanted {
     }
 }
 
+/// Initial values of the shared groups.
 pub fn initial() -> ModelVector {
     ModelVector(BTreeMap::from([
         ("trunk".parse().unwrap(), vec![0.0; TRUNK]),

@@ -68,13 +68,17 @@ pub struct Inner {
 
 impl ServerState {
     pub fn new() -> Arc<Self> {
-        let study = study();
+        Self::of(study(), initial())
+    }
+
+    /// At the beginning of `study`, with the initial values of its shared groups.
+    pub fn of(study: Study, initial: ModelVector) -> Arc<Self> {
         let mut coordination = Coordination::new(&study);
         let started = Event::Started { now: Timestamp(0) };
         let _ = coordination.handle(&study, started).unwrap();
         Arc::new(Self {
             inner: Mutex::new(Inner {
-                models: BTreeMap::from([(initial().sha256(), initial())]),
+                models: BTreeMap::from([(initial.sha256(), initial)]),
                 study,
                 coordination,
                 updates: BTreeMap::new(),
@@ -123,10 +127,6 @@ impl ServerState {
 }
 
 impl Inner {
-    fn take(&mut self, event: Event) {
-        let effects = self.coordination.handle(&self.study, event).unwrap();
-        for effect in effects {
-            match effect {
     /// Bytes of a group as they are sent.
     fn bytes(&self, model: &Digest, group: &GroupName) -> Vec<u8> {
         let mut bytes = values_to_bytes(&self.models[model].0[group]);
@@ -149,6 +149,10 @@ impl Inner {
         assignment
     }
 
+    fn take(&mut self, event: Event) {
+        let effects = self.coordination.handle(&self.study, event).unwrap();
+        for effect in effects {
+            match effect {
                 Effect::Aggregate { plan, contributors } => {
                     let mut updates = self.updates.clone();
                     updates.retain(|site, _| contributors.contains_key(site));
@@ -326,11 +330,11 @@ impl Consortium for Service {
                     }),
                     plan: coordination.open_plan().cloned(),
                     end: coordination.end(),
+                    groups: BTreeMap::new(),
                 }
             };
             let known = request
                 .known
-                    groups: BTreeMap::new(),
                 .as_ref()
                 .map(|known| (known.round, known.attempt));
             let open = assignment
@@ -345,11 +349,11 @@ impl Consortium for Service {
                     .await
                     .is_err()
             {
+                let assignment = self.0.inner().announce(assignment);
                 return Ok(Response::new(assignment_to_wire(&assignment)));
             }
         }
     }
-                let assignment = self.0.inner().announce(assignment);
 
     type DownloadGroupStream = ReceiverStream<Result<ValueChunk, Status>>;
 

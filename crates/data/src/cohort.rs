@@ -254,6 +254,14 @@ impl Cohort {
         &self.patient
     }
 
+    /// The id of a record's patient as recorded, or the digest that stands for the record under
+    /// `unit = "record"`; nothing beyond the end. Private: for tables that stay at the site.
+    #[must_use]
+    pub fn id_of(&self, record: usize) -> Option<&str> {
+        let patient = *self.patient.get(record)?;
+        self.ids.get(patient as usize).map(String::as_str)
+    }
+
     /// The part of each record.
     #[must_use]
     pub fn parts(&self) -> &[Part] {

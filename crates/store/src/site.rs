@@ -39,6 +39,8 @@ pub struct Accepted {
     pub traffic: Traffic,
     /// Hash of the final model, once it is received and evaluated here.
     pub final_model: Option<Digest>,
+    /// How records are prepared for the network: JSON of the training code, if it gave any.
+    pub preparation: Option<String>,
 }
 
 /// Bytes of model values that crossed the border of the site, repeated transfers included.
@@ -57,6 +59,17 @@ pub struct Version {
     pub round: u32,
     /// Their values.
     pub groups: ModelVector,
+}
+
+/// The newest committed model as this site holds it: two versions that belong together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Hash of the whole global model.
+    pub model: Digest,
+    /// The shared groups of it that this site received.
+    pub shared: Version,
+    /// The groups that stay here, as of the same round or the last one before it that used this site's update.
+    pub local: Version,
 }
 
 /// What becomes of the sealed update and of the local groups trained with it.
@@ -158,8 +171,8 @@ impl SiteStore {
     /// What the database says, or [`SiteStoreError::Corrupt`].
     pub async fn accepted(&self, study: &StudyId) -> Result<Option<Accepted>> {
         let row = sqlx::query(
-            "SELECT document, digest, participation, bytes_down, bytes_up, final_model FROM study \
-             WHERE name = ?",
+            "SELECT document, digest, participation, bytes_down, bytes_up, final_model, preparation \
+             FROM study WHERE name = ?",
         )
         .bind(study.as_str())
         .fetch_optional(&self.pool)
@@ -192,22 +205,32 @@ impl SiteStore {
             final_model: final_model
                 .map(|text| self.parse("study.final_model", Ok(text)))
                 .transpose()?,
+            preparation: row.try_get(6).map_err(self.failed())?,
         }))
     }
 
-    /// Accepts a study: its document, a participation at the beginning, the first local groups.
+    /// Accepts a study: its document, a participation at the beginning, the first local groups, and how
+    /// records are prepared.
     ///
     /// # Errors
     /// What the database says; also when the study had been accepted before.
-    pub async fn accept(&self, study: &Study, document: &[u8], local: &ModelVector) -> Result<()> {
+    pub async fn accept(
+        &self,
+        study: &Study,
+        document: &[u8],
+        local: &ModelVector,
+        preparation: Option<&str>,
+    ) -> Result<()> {
         let mut transaction = self.begin().await?;
         sqlx::query(
-            "INSERT INTO study (name, document, digest, participation) VALUES (?, ?, ?, ?)",
+            "INSERT INTO study (name, document, digest, participation, preparation) \
+             VALUES (?, ?, ?, ?, ?)",
         )
         .bind(study.name.as_str())
         .bind(document)
         .bind(Digest::of(document).to_string())
         .bind(json(&Participation::new(study)))
+        .bind(preparation)
         .execute(&mut *transaction)
         .await
         .map_err(self.failed())?;
@@ -324,15 +347,12 @@ impl SiteStore {
     /// # Errors
     /// What the database says.
     pub async fn local_groups(&self, study: &StudyId, round: u32) -> Result<Version> {
-        let rows = sqlx::query(
-            "SELECT group_name, content, round FROM local_group WHERE study = ?1 AND round = \
-             (SELECT MAX(round) FROM local_group WHERE study = ?1 AND round <= ?2)",
-        )
-        .bind(study.as_str())
-        .bind(i64::from(round))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(self.failed())?;
+        let rows = sqlx::query(LOCAL_GROUPS)
+            .bind(study.as_str())
+            .bind(i64::from(round))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(self.failed())?;
         self.version(&rows)
     }
 
@@ -390,18 +410,41 @@ impl SiteStore {
     /// # Errors
     /// What the database says.
     pub async fn received(&self, study: &StudyId) -> Result<Option<(Digest, Version)>> {
-        let rows = sqlx::query(
-            "SELECT group_name, content, round, model FROM received_group WHERE study = ?",
-        )
-        .bind(study.as_str())
-        .fetch_all(&self.pool)
-        .await
-        .map_err(self.failed())?;
-        let Some(first) = rows.first() else {
+        let rows = sqlx::query(RECEIVED_GROUPS)
+            .bind(study.as_str())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(self.failed())?;
+        self.received_version(&rows)
+    }
+
+    /// The shared groups as last received and the local groups that belong to them, read at one moment: an
+    /// agent may be running. `None` before the first global model has come.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn held(&self, study: &StudyId) -> Result<Option<Held>> {
+        let mut transaction = self.begin().await?;
+        let rows = sqlx::query(RECEIVED_GROUPS)
+            .bind(study.as_str())
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(self.failed())?;
+        let Some((model, shared)) = self.received_version(&rows)? else {
             return Ok(None);
         };
-        let model = self.parse("received_group.model", first.try_get::<String, _>(3))?;
-        Ok(Some((model, self.version(&rows)?)))
+        let rows = sqlx::query(LOCAL_GROUPS)
+            .bind(study.as_str())
+            .bind(i64::from(shared.round))
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(self.failed())?;
+        let local = self.version(&rows)?;
+        Ok(Some(Held {
+            model,
+            shared,
+            local,
+        }))
     }
 
     /// Counts bytes of values that the server has confirmed.
@@ -485,6 +528,12 @@ impl SiteStore {
         self.pool.close().await;
     }
 }
+
+const LOCAL_GROUPS: &str = "SELECT group_name, content, round FROM local_group WHERE study = ?1 AND round = \
+    (SELECT MAX(round) FROM local_group WHERE study = ?1 AND round <= ?2)";
+
+const RECEIVED_GROUPS: &str =
+    "SELECT group_name, content, round, model FROM received_group WHERE study = ?";
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/site");
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use consilium_core::vector::bytes_to_values;
-use consilium_core::{GroupName, ModelVector, StudyId};
+use consilium_core::{Digest, GroupName, ModelVector, StudyId};
 use consilium_rounds::Participation;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Sqlite, Transaction};
@@ -74,6 +74,15 @@ impl SiteStore {
         };
         let groups = self.groups(rows)?;
         Ok(Version { round, groups })
+    }
+
+    /// Groups of rows that start with (group_name, content, round, model), all of one model.
+    pub(super) fn received_version(&self, rows: &[SqliteRow]) -> Result<Option<(Digest, Version)>> {
+        let Some(first) = rows.first() else {
+            return Ok(None);
+        };
+        let model = self.parse("received_group.model", first.try_get::<String, _>(3))?;
+        Ok(Some((model, self.version(rows)?)))
     }
 
     pub(super) fn round(&self, column: sqlx::Result<i64>) -> Result<u32> {

@@ -61,7 +61,12 @@ async fn accepted() -> Opened {
     let study = study();
     let document = serde_json::to_vec(&study).unwrap();
     store
-        .accept(&study, &document, &groups("stem/own", &[0.0, -0.0]))
+        .accept(
+            &study,
+            &document,
+            &groups("stem/own", &[0.0, -0.0]),
+            Some("{\"mean\":[0.1]}"),
+        )
         .await
         .unwrap();
     Opened {
@@ -191,6 +196,38 @@ async fn the_received_model_replaces_the_one_before() {
         let received = opened.store.received(name).await.unwrap();
         assert_eq!(received, Some((model, version)));
     }
+}
+
+#[tokio::test]
+async fn what_is_held_are_the_local_groups_of_the_received_model_and_not_the_newest() {
+    let opened = accepted().await;
+    let name = opened.study.name.clone();
+    assert_eq!(opened.store.held(&name).await.unwrap(), None);
+    for round in 1..=3 {
+        opened.play(round, true).await;
+        if round == 2 {
+            let version = Version {
+                round,
+                groups: groups("trunk", &[2.0]),
+            };
+            let model = Digest::of(b"two");
+            opened.store.receive(&name, model, &version).await.unwrap();
+        }
+    }
+    let held = opened.store.held(&name).await.unwrap().unwrap();
+    assert_eq!((held.shared.round, held.local.round), (2, 2));
+    assert_eq!(held.local.groups, groups("stem/own", &[2.0, 0.5]));
+    assert_eq!(held.model, Digest::of(b"two"));
+}
+
+#[tokio::test]
+async fn how_records_are_prepared_survives_the_process_byte_for_byte() {
+    let opened = accepted().await.reopened().await;
+    let accepted = opened.store.accepted(&opened.study.name).await.unwrap();
+    assert_eq!(
+        accepted.unwrap().preparation.as_deref(),
+        Some("{\"mean\":[0.1]}")
+    );
 }
 
 #[tokio::test]

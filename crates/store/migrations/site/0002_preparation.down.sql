@@ -1,0 +1,2 @@
+-- Forgets how records are prepared.
+ALTER TABLE study DROP COLUMN preparation;
