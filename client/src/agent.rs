@@ -26,6 +26,7 @@ pub use error::AgentError;
 use worker::Worker;
 
 use crate::outcome::Outcome;
+use crate::pause::pause;
 use crate::peer::{Attempt, Peer, PeerError, Question, Wanted};
 use crate::preparation::Preparation;
 use crate::work::{LocalWork, WorkError};
@@ -149,12 +150,30 @@ impl<P: Peer> Agent<P> {
     /// # Errors
     /// [`AgentError`]; a new agent on the same store goes on where this one stopped.
     pub async fn run(mut self) -> Result<Outcome, AgentError> {
+        let mut refusals = 0;
         loop {
-            match self.step().await? {
-                Step::Finished(outcome) => return Ok(*outcome),
-                Step::Worked => {}
+            match self.step().await {
+                Ok(Step::Finished(outcome)) => return Ok(*outcome),
+                Ok(Step::Worked) => refusals = 0,
                 // A server that answers at once with nothing new must not keep both sides busy.
-                Step::Idle => tokio::time::sleep(IDLE_PAUSE).await,
+                Ok(Step::Idle) => {
+                    refusals = 0;
+                    tokio::time::sleep(IDLE_PAUSE).await;
+                }
+                Err(AgentError::Peer(refused)) if refused.may_pass() => {
+                    let pause = pause(&self.errand.site, refusals);
+                    warn!(
+                        error.code = refused.code(),
+                        %refused,
+                        retry_in_seconds = pause.as_secs_f32(),
+                        "refused for now"
+                    );
+                    tokio::time::sleep(pause).await;
+                    refusals += 1;
+                    // Ask as if nothing had been told: the server answers at once with what there is to do.
+                    self.known = None;
+                }
+                Err(error) => return Err(error),
             }
         }
     }

@@ -16,6 +16,7 @@ pub mod config;
 pub mod export;
 pub mod joined;
 pub mod outcome;
+mod pause;
 pub mod peer;
 pub mod predictions;
 pub mod preparation;

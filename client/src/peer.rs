@@ -120,6 +120,8 @@ pub enum PeerError {
         message: String,
         /// What the server advises.
         hint: String,
+        /// Whether it may pass.
+        retryable: bool,
     },
     /// What was downloaded, twice, is not what the server had announced.
     #[error("group {group} of model {model} does not have the digest that was announced with it")]
@@ -145,6 +147,19 @@ impl PeerError {
             Self::WrongValues { .. } => "group_digest_mismatch",
             Self::Nonsense(_) => "server_protocol",
         }
+    }
+
+    /// Whether the server refused for now only: its disk is full, say, or it has moved on to another model.
+    /// Asking for work again after a while may help.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                retryable: true,
+                ..
+            }
+        )
     }
 
     /// Whether the update came after its round was closed: bad luck, not a mistake.

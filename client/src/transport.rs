@@ -2,7 +2,7 @@
 //!
 //! [`GrpcServer`] is a [`Peer`]: it opens one outbound connection, gives every call a time limit, and
 //! repeats a call with growing pauses while the server is only unreachable. A refused certificate or a
-//! refusal by the server ends the call at once.
+//! refusal by the server ends the call at once; whether to ask again is the agent's business.
 
 mod connection;
 mod patience;
@@ -83,6 +83,7 @@ impl GrpcServer {
                 code: refused.code,
                 message: refused.message,
                 hint: refused.hint,
+                retryable: refused.retryable,
             });
         }
         match status.code() {

@@ -100,7 +100,7 @@ async fn a_site_is_killed(at: StopAt) {
     assert_eq!(counted(&outcome), f64::from(ROUNDS));
     let inner = state.inner();
     assert_eq!(inner.uploads[&site("a")], ROUNDS);
-    for record in &inner.coordination.closed {
+    for record in inner.coordination.closed.iter() {
         assert_eq!(record.missing, []);
     }
 }
@@ -241,6 +241,26 @@ async fn a_download_that_broke_off_goes_on_where_it_stopped() {
         .map(|(_, _, offset)| *offset)
         .collect();
     assert_eq!(offsets, [0, 4, 0, 262_144]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_refuses_for_now_is_asked_again_and_succeeds_later() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(Arc::clone(&state)).await;
+    state.inner().faults.full_disk = 4;
+    state.inner().faults.forgotten_models = 3;
+    let started = std::time::Instant::now();
+    for outcome in consortium.run_all(&SITES, &server.address).await {
+        assert_eq!(outcome.final_model_sha256, expected().sha256());
+        assert_eq!(counted(&outcome), f64::from(ROUNDS));
+    }
+    let inner = state.inner();
+    assert_eq!(
+        (inner.faults.full_disk, inner.faults.forgotten_models),
+        (0, 0)
+    );
+    // Long polls of 20 s would be no way of asking again.
+    assert!(started.elapsed() < Duration::from_secs(15));
 }
 
 fn counted(outcome: &Outcome) -> f64 {

@@ -14,10 +14,12 @@ pub struct Refused {
     pub message: String,
     /// What to do next.
     pub hint: String,
+    /// Whether it may pass: the site waits, asks for its work again and goes on with that.
+    pub retryable: bool,
 }
 
 impl Refused {
-    /// A refusal.
+    /// A refusal that stands: the same call will be refused again.
     pub fn new(
         code: impl Into<String>,
         message: impl Into<String>,
@@ -27,23 +29,38 @@ impl Refused {
             code: code.into(),
             message: message.into(),
             hint: hint.into(),
+            retryable: false,
         }
     }
 
-    /// The status that carries it. A refusal is final: the same call will be refused again.
+    /// A refusal that may pass.
+    pub fn for_now(
+        code: impl Into<String>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self {
+            retryable: true,
+            ..Self::new(code, message, hint)
+        }
+    }
+
+    /// The status that carries it.
     #[must_use]
     pub fn into_status(self) -> Status {
         let text = format!("{}: {}", self.code, self.message);
+        let code = if self.retryable {
+            Code::Unavailable
+        } else {
+            Code::FailedPrecondition
+        };
         let details = Refusal {
             code: self.code,
             message: self.message,
             hint: self.hint,
+            retryable: self.retryable,
         };
-        Status::with_details(
-            Code::FailedPrecondition,
-            text,
-            details.encode_to_vec().into(),
-        )
+        Status::with_details(code, text, details.encode_to_vec().into())
     }
 
     /// The refusal in a status, if it carries one.
@@ -57,6 +74,7 @@ impl Refused {
             code: refusal.code,
             message: refusal.message,
             hint: refusal.hint,
+            retryable: refusal.retryable,
         })
     }
 }
@@ -79,6 +97,9 @@ mod tests {
         let status = refused.clone().into_status();
         assert_eq!(Refused::from_status(&status), Some(refused));
         assert!(status.message().starts_with("site_mismatch: "));
+        let passing = Refused::for_now("store_disk_full", "no room", "wait");
+        let status = passing.clone().into_status();
+        assert_eq!(Refused::from_status(&status), Some(passing));
         assert_eq!(Refused::from_status(&Status::unavailable("later")), None);
     }
 }

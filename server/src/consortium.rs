@@ -383,9 +383,9 @@ fn store_initial(
 #[must_use]
 pub fn store_refusal(error: &ServerStoreError) -> Refused {
     tracing::error!(%error, error.code = error.code(), "store failed");
-    Refused::new(
-        error.code(),
-        "the server cannot store or read values",
-        error.hint(),
-    )
+    let message = "the server cannot store or read values";
+    Refused {
+        retryable: !error.is_loss(),
+        ..Refused::new(error.code(), message, error.hint())
+    }
 }

@@ -74,6 +74,11 @@ fn refuse(code: &str, message: &str, hint: &str) -> Status {
     Refused::new(code, message, hint).into_status()
 }
 
+/// Refuses what may be granted later.
+fn refuse_for_now(code: &str, message: &str, hint: &str) -> Status {
+    Refused::for_now(code, message, hint).into_status()
+}
+
 fn malformed(error: BadMessage) -> Status {
     refuse(
         error.code(),
@@ -221,7 +226,7 @@ impl Service {
         };
         if !self.0.blobs().contains(&model) {
             let message = format!("this server does not hold model {model:?}");
-            return Err(refuse(
+            return Err(refuse_for_now(
                 "model_unknown",
                 &message,
                 "ask for the open round again",
@@ -385,7 +390,7 @@ async fn next(messages: &mut Streaming<UploadMessage>) -> Result<Option<Message>
         Ok(Some(Ok(message))) => Ok(message.message),
         Ok(Some(Err(status))) => Err(status),
         Ok(None) => Ok(None),
-        Err(_) => Err(refuse(
+        Err(_) => Err(refuse_for_now(
             "upload_stalled",
             "no chunk came for a minute",
             "send the update again",

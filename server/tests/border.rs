@@ -262,6 +262,7 @@ async fn a_group_below_the_minimum_of_holders_is_never_served() {
         .await
         .unwrap_err();
     assert_eq!(code(&refused), "model_unknown");
+    assert!(Refused::from_status(&refused).unwrap().retryable);
     let refused = site
         .download_group(ask("trunk", 6, &model))
         .await
@@ -468,6 +469,7 @@ async fn a_full_disk_refuses_the_update_leaves_nothing_and_takes_it_once_there_i
         .await
         .unwrap_err();
     assert_eq!(code(&refused), "store_disk_full");
+    assert!(Refused::from_status(&refused).unwrap().retryable);
     assert_eq!(consortium.blobs(), before);
     consortium.running.take().unwrap().stop().await;
     consortium.start(|blobs| blobs).await;

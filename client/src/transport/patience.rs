@@ -1,20 +1,19 @@
-//! Pauses between attempts: growing, different at every site, and not for ever.
+//! Attempts at one call, with growing pauses between them, and not for ever.
 
 use std::time::Duration;
 
-use consilium_core::seed::stream;
-use consilium_core::{Seed, SiteId, StreamKey};
-use rand::RngExt as _;
+use consilium_core::SiteId;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::pause::pause;
 use crate::peer::PeerError;
 
 /// The attempts at one call.
 pub(super) struct Patience {
     since: Instant,
     limit: Duration,
-    site: String,
+    site: SiteId,
     attempt: u32,
 }
 
@@ -23,7 +22,7 @@ impl Patience {
         Self {
             since: Instant::now(),
             limit,
-            site: site.to_string(),
+            site: site.clone(),
             attempt: 0,
         }
     }
@@ -52,36 +51,9 @@ impl Patience {
     }
 }
 
-/// Doubles from 0.2 s to 10 s, times 0.5 to 1.5, so that sites do not all come back at the same moment.
-fn pause(site: &str, attempt: u32) -> Duration {
-    let key = StreamKey {
-        purpose: "retry-pause",
-        step: attempt,
-        site,
-        ..StreamKey::default()
-    };
-    let doubled = Duration::from_millis(200) * 2_u32.pow(attempt.min(10));
-    doubled
-        .min(Duration::from_secs(10))
-        .mul_f64(stream(Seed(0), &key).random_range(0.5..1.5))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pauses_grow_to_a_limit_and_differ_between_sites() {
-        let all: Vec<_> = (0..40).map(|attempt| pause("a", attempt)).collect();
-        assert!(all[0] <= Duration::from_millis(300));
-        assert!(all.iter().all(|pause| *pause <= Duration::from_secs(15)));
-        assert!(
-            all[8..]
-                .iter()
-                .all(|pause| *pause >= Duration::from_secs(5))
-        );
-        assert_ne!(pause("a", 3), pause("b", 3));
-    }
 
     #[tokio::test(start_paused = true)]
     async fn an_end_comes_when_the_limit_is_over() {

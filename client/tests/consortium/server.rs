@@ -40,6 +40,10 @@ pub struct Faults {
     pub damaged_downloads: u32,
     /// Downloads that break off after the first chunk.
     pub broken_downloads: u32,
+    /// Uploads that are refused because there is no room.
+    pub full_disk: u32,
+    /// Downloads of a model that was cleaned up.
+    pub forgotten_models: u32,
     /// Answers without the digests of the groups.
     pub answers_without_digests: u32,
     /// Models of which a bit is flipped in every value, with digests of what is then sent.
@@ -297,6 +301,10 @@ fn refuse(code: &str, message: &str) -> Status {
     Refused::new(code, message, "ask the coordinator").into_status()
 }
 
+fn refuse_for_now(code: &str) -> Status {
+    Refused::for_now(code, "not now", "try again later").into_status()
+}
+
 #[tonic::async_trait]
 impl Consortium for Service {
     async fn get_study(
@@ -370,6 +378,10 @@ impl Consortium for Service {
                 .push((site, request.group.clone(), request.offset));
             let model = digest_from_wire(&request.model, "model").unwrap();
             let group: GroupName = request.group.parse().unwrap();
+            if inner.faults.forgotten_models > 0 {
+                inner.faults.forgotten_models -= 1;
+                return Err(refuse_for_now("model_unknown"));
+            }
             let whole = inner.bytes(&model, &group);
             let now = inner.faults.clone();
             let faults = &mut inner.faults;
@@ -410,6 +422,13 @@ impl Consortium for Service {
         };
         let (round, attempt) = (header.round, header.attempt);
         let digest = digest_from_wire(&header.digest, "digest").unwrap();
+        {
+            let faults = &mut self.0.inner().faults;
+            if faults.full_disk > 0 {
+                faults.full_disk -= 1;
+                return Err(refuse_for_now("store_disk_full"));
+            }
+        }
         let announced = header
             .groups
             .iter()

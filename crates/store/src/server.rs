@@ -95,6 +95,12 @@ impl ServerStoreError {
     fn file(path: &Path, error: std::io::Error) -> Self {
         let path = path.to_owned();
         if error.kind() == std::io::ErrorKind::StorageFull {
+    /// Whether something that was stored is not there any more: trying again does not help.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Corrupt { .. })
+    }
+
             Self::DiskFull { path }
         } else {
             Self::File { path, error }
