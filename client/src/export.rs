@@ -29,8 +29,8 @@ pub struct Document {
     pub study_sha256: Digest,
     /// The committed round.
     pub round: u32,
-    /// The round of the groups that stayed at this site.
-    pub local_round: u32,
+    /// The round of the groups that stayed at this site; nothing where none stayed.
+    pub local_round: Option<u32>,
     /// The site, its modality and its task.
     pub participant: Participant,
     /// Name of the file with the values, beside this one.

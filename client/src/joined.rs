@@ -19,9 +19,9 @@ pub struct JoinedModel {
     pub participant: Participant,
     /// The committed round, from 1.
     pub round: u32,
-    /// The round whose receipt made the groups that stay here the site's own; below `round` where later
-    /// rounds did not use this site's update, 0 for initial values.
-    pub local_round: u32,
+    /// The round whose receipt made the groups that stay here the site's own: below `round` where later
+    /// rounds did not use this site's update, 0 for initial values. Nothing where no group stays.
+    pub local_round: Option<u32>,
     /// Hash of the whole global model of the round.
     pub global_model_sha256: Digest,
     /// All groups of the participant.
@@ -96,7 +96,7 @@ impl JoinedModel {
             study_sha256: accepted.digest,
             participant,
             round: held.shared.round,
-            local_round: held.local.round,
+            local_round: (!held.local.groups.is_empty()).then_some(held.local.round),
             global_model_sha256: held.model,
             groups,
             preparation,

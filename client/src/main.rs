@@ -89,7 +89,8 @@ enum ModelCommand {
         /// Part of this site's cohort: train, validation or test.
         #[arg(long, default_value = "test", value_parser = part)]
         part: Part,
-        /// A cohort.toml with other patients; all its records are predicted.
+        /// A cohort.toml with other patients; all its records are predicted. Write task.kind = "unlabelled" in
+        /// it, and nothing else beside the key, where nobody knows yet.
         #[arg(long, conflicts_with = "part")]
         records: Option<PathBuf>,
         /// Dropout passes; 10 to 30 give an uncertainty, 0 is one pass without dropout.

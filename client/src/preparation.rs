@@ -34,7 +34,7 @@ impl Preparation {
     pub fn of(cohort: &Cohort, prepared: &Prepared) -> Self {
         let classes = match cohort.targets() {
             Targets::Classes { names, .. } => names.clone(),
-            Targets::Survival { .. } => Vec::new(),
+            Targets::Survival { .. } | Targets::Unlabelled { .. } => Vec::new(),
         };
         Self {
             data_sha256: cohort.data_hash(),

@@ -75,6 +75,7 @@ async fn an_exported_model_predicts_bit_for_bit_what_the_network_in_memory_did()
         let own = model.restricted_to(&document.local_groups);
         assert_eq!(own.sha256(), outcome.local_groups_sha256);
         assert_eq!(document.local_groups.len(), 2);
+        assert_eq!(document.local_round, Some(ROUNDS));
         #[cfg(unix)]
         for end in ["json", "safetensors"] {
             assert_eq!(mode(&path.with_extension(end)), 0o600);
@@ -201,6 +202,22 @@ async fn other_patients_are_predicted_with_the_scaling_of_the_study() {
     assert_eq!(told["records"], 98);
     let other = std::fs::read_to_string(real.folder().join("all.csv")).unwrap();
     assert_ne!(other, text);
+    // The same patients, of whom nobody knows how long they live: the same table, and no metrics.
+    let manifest = real.folder().join("new/cohort.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let kept = (text.lines()).filter(|l| !l.starts_with("time =") && !l.starts_with("event ="));
+    let text = kept.collect::<Vec<_>>().join("\n");
+    let unlabelled = text.replace("kind = \"survival\"", "kind = \"unlabelled\"");
+    assert_ne!(unlabelled, text);
+    std::fs::write(&manifest, unlabelled).unwrap();
+    let told = done(
+        &real,
+        "a",
+        &[&words[..], &["--records", "new/cohort.toml"]].concat(),
+    );
+    assert_eq!(told["metrics"], serde_json::json!([]));
+    let again = std::fs::read_to_string(real.folder().join("all.csv")).unwrap();
+    assert_eq!(again, other);
     assert_eq!(
         refused(
             &real,

@@ -36,6 +36,7 @@ pub fn model_targets(
             let held = match targets {
                 Targets::Classes { names, .. } => format!("{} classes", names.len()),
                 Targets::Survival { .. } => "survival times".into(),
+                Targets::Unlabelled { .. } => "no labels".into(),
             };
             return Err(WorkError {
                 code: "cohort_other_targets",
@@ -49,7 +50,8 @@ pub fn model_targets(
 /// Outcomes and predictions as the evaluation takes them.
 ///
 /// # Errors
-/// [`InvalidPredictions`] for a value that is no probability, which a network that computes cannot give.
+/// [`InvalidPredictions`] for targets that are not known, and for a value that is no probability, which a
+/// network that computes cannot give.
 pub fn evaluated(
     task: &Task,
     predictions: &[Prediction],
@@ -80,10 +82,14 @@ pub fn evaluated(
                 .collect();
             Predictions::Survival(SurvivalPredictions::new(times, event.clone(), risks)?)
         }
+        // As many outcomes as are known: none.
+        Targets::Unlabelled { records } => {
+            Predictions::Binary(BinaryPredictions::new(Vec::new(), vec![0.0; *records])?)
+        }
     })
 }
 
-/// Every metric that has a meaning for the task, on one split.
+/// Every metric that has a meaning for the task, on one split; none where the targets are not known.
 #[must_use]
 pub fn metrics(
     task: &Task,
@@ -91,6 +97,9 @@ pub fn metrics(
     targets: &Targets,
     split: &str,
 ) -> Vec<MetricValue> {
+    if matches!(targets, Targets::Unlabelled { .. }) {
+        return Vec::new();
+    }
     let predictions = evaluated(task, predictions, targets).ok();
     kind(task)
         .metrics()
@@ -131,7 +140,7 @@ pub fn constant_metrics(
                 mutual_information: None,
             }
         }
-        Targets::Survival { .. } => Prediction {
+        Targets::Survival { .. } | Targets::Unlabelled { .. } => Prediction {
             outputs: vec![0.0],
             risk: Some(0.0),
             variance: 0.0,

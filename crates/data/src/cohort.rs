@@ -334,6 +334,7 @@ impl Cohort {
                 bytes.extend(time.iter().flat_map(|t| t.to_le_bytes()));
                 bytes.extend(event.iter().map(|&e| u8::from(e)));
             }
+            Targets::Unlabelled { .. } => {}
         }
         for (&patient, part) in self.patient.iter().zip(&self.part) {
             let id = &self.ids[patient as usize];

@@ -138,6 +138,7 @@ fn describe_part(cohort: &Cohort, part: Part) -> PartDescription {
                 ("censored".to_owned(), records.len() - events),
             ]
         }
+        Targets::Unlabelled { .. } => vec![("unlabelled".to_owned(), records.len())],
     };
     PartDescription {
         part,

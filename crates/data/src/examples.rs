@@ -32,6 +32,11 @@ pub enum Targets {
         /// Whether the event happened at that time.
         event: Vec<bool>,
     },
+    /// Not known: new patients.
+    Unlabelled {
+        /// Number of records.
+        records: usize,
+    },
 }
 
 /// A record index beyond the end.
@@ -113,6 +118,7 @@ impl Targets {
         match self {
             Self::Classes { label, .. } => label.len(),
             Self::Survival { time, .. } => time.len(),
+            Self::Unlabelled { records } => *records,
         }
     }
 
@@ -140,15 +146,18 @@ impl Targets {
                 time: indices.iter().map(|&i| time[i]).collect(),
                 event: indices.iter().map(|&i| event[i]).collect(),
             },
+            Self::Unlabelled { .. } => Self::Unlabelled {
+                records: indices.len(),
+            },
         })
     }
 
-    /// The labels, or nothing for survival.
+    /// The labels, or nothing for survival and unlabelled records.
     #[must_use]
     pub fn labels(&self) -> Option<&[u32]> {
         match self {
             Self::Classes { label, .. } => Some(label),
-            Self::Survival { .. } => None,
+            Self::Survival { .. } | Self::Unlabelled { .. } => None,
         }
     }
 }
@@ -158,6 +167,7 @@ impl std::fmt::Debug for Targets {
         match self {
             Self::Classes { label, names } => write!(f, "Classes({} of {names:?})", label.len()),
             Self::Survival { time, .. } => write!(f, "Survival({})", time.len()),
+            Self::Unlabelled { records } => write!(f, "Unlabelled({records})"),
         }
     }
 }

@@ -177,6 +177,8 @@ pub enum TaskKind {
     Classes,
     /// Time to an event, possibly censored.
     Survival,
+    /// Nobody knows yet: new patients, to predict for and not to train on. The key is that of the task.
+    Unlabelled,
 }
 
 impl TaskKind {
@@ -187,6 +189,7 @@ impl TaskKind {
             Self::Binary => "binary",
             Self::Classes => "classes",
             Self::Survival => "survival",
+            Self::Unlabelled => "unlabelled",
         }
     }
 }

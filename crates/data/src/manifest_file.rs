@@ -174,6 +174,16 @@ fn check_task(manifest: &CohortManifest, invalid: &mut impl FnMut(&[&str], Strin
                 invalid(&["task", "event_value"], "use 0 or 1".to_owned());
             }
         }
+        TaskKind::Unlabelled => {
+            let declared = task.label.is_some() || task.time.is_some() || task.event.is_some();
+            if declared || names > 0 || !task.values.is_empty() {
+                invalid(
+                    &["task"],
+                    "an unlabelled task has only its key: no label, time, event or classes"
+                        .to_owned(),
+                );
+            }
+        }
         TaskKind::Binary | TaskKind::Classes => {
             if task.label.is_none() {
                 invalid(&["task"], "this task needs `label`".to_owned());

@@ -112,6 +112,7 @@ impl Baseline {
                 let risks = components.scores(&asked) * weights;
                 Ok(risks.iter().map(|&risk| of_risk(risk)).collect())
             }
+            Targets::Unlabelled { .. } => Err(self.failed("the records are unlabelled".into())),
             Targets::Classes { label, names } => {
                 let labels: Vec<u32> = train.iter().map(|&r| label[r]).collect();
                 match self {

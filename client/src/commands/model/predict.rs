@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use consilium_core::{Digest, StudyId};
-use consilium_data::{Cohort, Part};
+use consilium_data::{Cohort, Part, Targets};
 use consilium_ops::{Format, OperatorError, logging, output};
 use serde::Serialize;
 use tracing::info;
@@ -49,6 +49,7 @@ struct Predicted {
     passes: usize,
     /// The table.
     file: PathBuf,
+    /// Empty where what is predicted is not known.
     metrics: Vec<MetricValue>,
 }
 
@@ -83,7 +84,9 @@ pub fn predict(config_file: &Path, wanted: &Predict, format: Format) -> Result<(
     )
     .map_err(failed)?;
     // Refuses targets of another kind before anything is computed.
-    model_targets(predictor.task(), &examples.targets).map_err(failed)?;
+    if !matches!(examples.targets, Targets::Unlabelled { .. }) {
+        model_targets(predictor.task(), &examples.targets).map_err(failed)?;
+    }
     let predictions = predictor
         .predict(examples, &records, wanted.passes, &mut reporter())
         .map_err(failed)?;

@@ -183,6 +183,7 @@ fn target(cohort: &Cohort, record: usize) -> String {
         Targets::Survival { time, event } => {
             format!("{},{}", time[record], u8::from(event[record]))
         }
+        Targets::Unlabelled { .. } => String::new(),
     }
 }
 
@@ -190,6 +191,7 @@ fn target_header(cohort: &Cohort) -> &'static str {
     match cohort.targets() {
         Targets::Classes { .. } => "label",
         Targets::Survival { .. } => "months,died",
+        Targets::Unlabelled { .. } => "label",
     }
 }
 

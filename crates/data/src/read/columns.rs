@@ -51,6 +51,7 @@ pub(crate) enum TargetColumns {
         event: usize,
         event_value: f32,
     },
+    None,
 }
 
 impl TargetColumns {
@@ -61,6 +62,9 @@ impl TargetColumns {
         problems: &mut Problems,
     ) -> Option<Self> {
         let task = &manifest.task;
+        if task.kind == TaskKind::Unlabelled {
+            return Some(Self::None);
+        }
         if task.kind == TaskKind::Survival {
             let time = table.column(task.time.as_deref()?, problems);
             let event = table.column(task.event.as_deref()?, problems);
@@ -87,6 +91,7 @@ impl TargetColumns {
                 time: Vec::new(),
                 event: Vec::new(),
             },
+            Self::None => Targets::Unlabelled { records: 0 },
         }
     }
 
@@ -127,6 +132,7 @@ impl TargetColumns {
                     event: flag == *event_value,
                 })
             }
+            Self::None => Some(Target::Unknown),
         }
     }
 }
@@ -136,6 +142,7 @@ impl TargetColumns {
 pub(crate) enum Target {
     Class(u32),
     Survival { time: f32, event: bool },
+    Unknown,
 }
 
 impl Targets {
@@ -147,6 +154,7 @@ impl Targets {
                 time.push(t);
                 event.push(e);
             }
+            (Self::Unlabelled { records }, Target::Unknown) => *records += 1,
             // The readers make both from one `TargetColumns`.
             _ => unreachable!("targets of one cohort have one kind"),
         }

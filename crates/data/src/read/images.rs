@@ -28,14 +28,19 @@ pub(crate) fn read(
         }
     };
     let code = LabelCode::of(manifest);
+    // A checked manifest has one, unless its records are unlabelled.
+    let label = manifest.task.label.as_deref();
     let mut reading = Reading {
         records: Records {
             shape: Vec::new(),
             values: Vec::new(),
             features: Vec::new(),
-            targets: Targets::Classes {
-                label: Vec::new(),
-                names: code.names.clone(),
+            targets: match label {
+                Some(_) => Targets::Classes {
+                    label: Vec::new(),
+                    names: code.names.clone(),
+                },
+                None => Targets::Unlabelled { records: 0 },
             },
             ids: Vec::new(),
             parts: source.parts.as_ref().map(|_| Vec::new()),
@@ -43,7 +48,6 @@ pub(crate) fn read(
         },
         code,
     };
-    let label = manifest.task.label.as_deref()?;
     let patient = manifest.patient_id.as_deref();
     let parts: Vec<(Option<Part>, &str)> = match &source.parts {
         None => vec![(None, "")],
@@ -58,7 +62,7 @@ pub(crate) fn read(
         let name = |template: &str| template.replace("{part}", word);
         let names = Names {
             images: name(&source.images),
-            labels: name(label),
+            labels: label.map(name),
             patients: patient.map(name),
         };
         complete &= reading.part(&mut archive, &names, part, problems).is_some();
@@ -82,7 +86,7 @@ pub(crate) fn read(
 
 struct Names {
     images: String,
-    labels: String,
+    labels: Option<String>,
     patients: Option<String>,
 }
 
@@ -109,12 +113,12 @@ impl Reading {
             }
         };
         let images = array(&names.images, problems);
-        let labels = array(&names.labels, problems);
+        let labels = names.labels.as_deref().map(|name| array(name, problems));
         let patients = names.patients.as_deref().map(|name| array(name, problems));
-        let (images, labels) = (images?, labels?);
-        let patients = match patients {
-            Some(read) => Some(read?),
-            None => None,
+        let images = images?;
+        let [labels, patients] = match (labels, patients) {
+            (Some(None), _) | (_, Some(None)) => return None,
+            (labels, patients) => [labels.flatten(), patients.flatten()],
         };
 
         let refuse = |problem: Problem, name: &str, problems: &mut Problems| {
@@ -155,7 +159,7 @@ impl Reading {
         }
         let one_each = |array: &Array| array.shape == [count] || array.shape == [count, 1];
         for (array, name) in [
-            (Some(&labels), Some(&names.labels)),
+            (labels.as_ref(), names.labels.as_ref()),
             (patients.as_ref(), names.patients.as_ref()),
         ] {
             if let (Some(array), Some(name)) = (array, name)
@@ -170,11 +174,17 @@ impl Reading {
         let width: usize = shape.iter().product();
         for index in 0..count {
             let pixels = &pixels[index * width..(index + 1) * width];
-            let text = labels.data.text(index).unwrap_or_default();
-            let Some(class) = self.code.class(&text) else {
-                let place = (place.clone()).column(format!("{}[{index}]", names.labels));
-                problems.push(Problem::LabelUndeclared, place);
-                continue;
+            let target = match (&labels, &names.labels) {
+                (Some(labels), Some(name)) => {
+                    let text = labels.data.text(index).unwrap_or_default();
+                    let Some(class) = self.code.class(&text) else {
+                        let place = place.clone().column(format!("{name}[{index}]"));
+                        problems.push(Problem::LabelUndeclared, place);
+                        continue;
+                    };
+                    Target::Class(class)
+                }
+                _ => Target::Unknown,
             };
             let id = match &patients {
                 Some(array) => array.data.text(index).unwrap_or_default(),
@@ -182,7 +192,7 @@ impl Reading {
                 None => Digest::of(pixels).to_string(),
             };
             push_channels_first(pixels, shape[0], &mut self.records.values);
-            self.records.targets.push(Target::Class(class));
+            self.records.targets.push(target);
             self.records.ids.push(id);
             if let (Some(parts), Some(part)) = (&mut self.records.parts, part) {
                 parts.push(part);
