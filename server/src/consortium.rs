@@ -7,7 +7,7 @@ use std::time::Duration;
 use consilium_core::clock::Clock;
 use consilium_core::{Digest, GroupName, Participant, SiteId, Study};
 use consilium_proto::Refused;
-use consilium_rounds::{Assignment, Coordination, Effect, Event};
+use consilium_rounds::{Assignment, Coordination, Effect, Event, RejectUpdate};
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
 use tokio::sync::{Mutex, watch};
 
@@ -121,6 +121,20 @@ impl Consortium {
         self.finished.subscribe()
     }
 
+    /// Whether an update would enter the open round; `Ok(false)` when this very update is already there.
+    ///
+    /// # Errors
+    /// [`RejectUpdate`], as storing it would.
+    pub async fn admits(
+        &self,
+        site: &SiteId,
+        (round, attempt): (u32, u32),
+        digest: Digest,
+    ) -> Result<bool, RejectUpdate> {
+        let coordination = self.coordination.lock().await;
+        coordination.admits(&self.study, site, round, attempt, digest)
+    }
+
     /// What a site is told now, without the digests of the model's groups.
     pub async fn assignment(&self, site: &SiteId, sealed: Option<(u32, u32)>) -> Assignment {
         let coordination = self.coordination.lock().await;
@@ -150,7 +164,7 @@ impl Consortium {
         if next == *coordination {
             return Ok(());
         }
-        self.store.save(&next).await?;
+        self.store.save(&next, coordination.closed.len()).await?;
         for record in &next.closed[coordination.closed.len()..] {
             let contributors = record.received.len();
             let (round, attempt, missing) = (record.round, record.attempt, record.missing.len());
@@ -177,7 +191,7 @@ impl Consortium {
     /// [`ServerStoreError`]; then the update is not in the round and can be sent again.
     pub async fn store_update(
         self: &Arc<Self>,
-        writer: BlobWriter<'_>,
+        mut writer: BlobWriter<'_>,
         site: SiteId,
         (round, attempt): (u32, u32),
     ) -> Result<(), ServerStoreError> {

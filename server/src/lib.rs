@@ -1,6 +1,7 @@
 //! The aggregation server: one study, one port, mutual TLS. It adds vectors and never reads records.
 //!
 //! * [`config`]: the one configuration file.
+//! * [`commands`]: what the program says of the study in its state folder.
 //! * [`initial`]: the file of initial values.
 //! * [`consortium`]: the dull shell around the study's state machine: load, handle, store, carry out.
 //! * [`aggregate`]: sums updates chunk by chunk from files.
@@ -8,6 +9,7 @@
 //! * [`listen`]: TLS, time limits, start and stop.
 
 pub mod aggregate;
+pub mod commands;
 pub mod config;
 pub mod consortium;
 pub mod initial;

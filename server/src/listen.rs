@@ -180,6 +180,8 @@ async fn accept(
         let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
             return;
         };
+        // Answers are small and waited for. A failure shows in the handshake.
+        let _ = tcp.set_nodelay(true);
         let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
         tokio::spawn(async move {
             let shaken = tokio::time::timeout(HANDSHAKE_PATIENCE, acceptor.accept(tcp)).await;

@@ -11,8 +11,7 @@ use consilium_core::clock::SystemClock;
 use consilium_ops::{Format, OperatorError, logging, output};
 use consilium_rounds::{Coordination, Outcome};
 use consilium_server::config::ServerConfig;
-use consilium_server::listen;
-use consilium_store::server::ServerStore;
+use consilium_server::{commands, listen};
 
 /// Aggregation server of a consortium. It adds vectors and never reads records.
 #[derive(Parser)]
@@ -46,6 +45,12 @@ enum Command {
     /// Make the consortium's authority and certificates.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// The study: where it stands, site by site.
+    #[command(subcommand)]
+    Study(StudyCommand),
+    /// The global model.
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Rounds of the study: who took part, who was missing, how it ended.
     #[command(subcommand)]
     Round(RoundCommand),
@@ -92,6 +97,29 @@ enum CertsCommand {
 }
 
 #[derive(Subcommand)]
+enum StudyCommand {
+    /// Show study, state, open round, model hash and sites; the server may be running.
+    Show {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum ModelCommand {
+    /// Write the global model of the last committed round as a safetensors file.
+    Export {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// File to write; it must not be there yet.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
 enum RoundCommand {
     /// List the closed rounds.
     List {
@@ -117,6 +145,10 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
         } => serve(&config, exit_when_finished),
         Command::Config(ConfigCommand::Check { config }) => check(&config, format),
         Command::Certs(command) => certs(command),
+        Command::Study(StudyCommand::Show { config }) => commands::study::show(&config, format),
+        Command::Model(ModelCommand::Export { config, out }) => {
+            commands::model::export(&config, &out, format)
+        }
         Command::Round(RoundCommand::List { config }) => rounds(&config, format),
     }
 }
@@ -201,27 +233,14 @@ fn certs(command: CertsCommand) -> Result<(), OperatorError> {
 }
 
 fn rounds(config: &Path, format: Format) -> Result<(), OperatorError> {
-    let config = ServerConfig::read(config)?;
-    let loaded = runtime()?.block_on(async {
-        let store = ServerStore::open(&config.state).await?;
-        store.load().await
-    });
-    let loaded = loaded
-        .map_err(|error| OperatorError::failed(error.code(), error.to_string(), error.hint()))?;
-    let Some((_, coordination)) = loaded else {
-        return Err(OperatorError::failed(
-            "study_not_started",
-            "no study has run here yet",
-            "start it with `serve`",
-        ));
-    };
+    let (_, coordination) = commands::stored(&ServerConfig::read(config)?)?;
     output::print(format, &coordination, rounds_text);
     Ok(())
 }
 
 fn rounds_text(coordination: &Coordination) -> String {
     let mut text = String::new();
-    for record in &coordination.closed {
+    for record in coordination.closed.iter() {
         let outcome = match &record.outcome {
             Outcome::Committed { model } => format!("committed, model {model}"),
             Outcome::QuorumMissed { received, quorum } => {

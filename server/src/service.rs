@@ -293,12 +293,10 @@ impl Service {
         };
         let digest = self.check_header(&participant, &header)?;
         let (site, round, attempt) = (participant.site.clone(), header.round, header.attempt);
-        let study = self.0.study();
         let admitted = self
             .0
-            .coordination()
+            .admits(&site, (round, attempt), digest)
             .await
-            .admits(study, &site, round, attempt, digest)
             .map_err(|rejection| rejected(&rejection))?;
         if !admitted {
             return Ok(Response::new(UploadReply {
@@ -320,9 +318,8 @@ impl Service {
             .map_err(store_failed)?;
         // The round may have closed while the values came in: then the update is late.
         self.0
-            .coordination()
+            .admits(&site, (round, attempt), digest)
             .await
-            .admits(study, &site, round, attempt, digest)
             .map_err(|rejection| rejected(&rejection))?;
         tracing::info!(%site, round, attempt, "update stored");
         Ok(Response::new(UploadReply {

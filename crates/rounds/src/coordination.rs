@@ -1,6 +1,7 @@
 //! The server's side of a study.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use consilium_core::clock::Timestamp;
 use consilium_core::{Digest, RoundPlan, SiteId, Study};
@@ -15,8 +16,9 @@ pub struct Coordination {
     pub model: Digest,
     /// What is awaited.
     pub phase: Phase,
-    /// Rounds that have closed, in order, failed attempts included.
-    pub closed: Vec<RoundRecord>,
+    /// Rounds that have closed, in order, failed attempts included. Copies of the state share them.
+    #[serde(with = "shared")]
+    pub closed: Arc<Vec<RoundRecord>>,
 }
 
 /// What is awaited.
@@ -205,7 +207,7 @@ impl Coordination {
             study: study.digest(),
             model: study.initial_model_sha256,
             phase: Phase::AwaitStart,
-            closed: Vec::new(),
+            closed: Arc::default(),
         }
     }
 
@@ -228,8 +230,10 @@ impl Coordination {
     /// How the given attempt ended, once it has.
     #[must_use]
     pub fn record(&self, round: u32, attempt: u32) -> Option<&RoundRecord> {
+        // The last one is asked for most often.
         self.closed
             .iter()
+            .rev()
             .find(|record| record.round == round && record.attempt == attempt)
     }
 
@@ -472,12 +476,34 @@ impl Coordination {
             .map(|participant| participant.site.clone())
             .filter(|site| !received.contains_key(site))
             .collect();
-        self.closed.push(RoundRecord {
+        Arc::make_mut(&mut self.closed).push(RoundRecord {
             round: plan.round,
             attempt: plan.attempt,
             received,
             missing,
             outcome,
         });
+    }
+}
+
+/// A shared list in documents: a list.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::RoundRecord;
+
+    pub(super) fn serialize<S: Serializer>(
+        records: &Arc<Vec<RoundRecord>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        records.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Vec<RoundRecord>>, D::Error> {
+        Vec::deserialize(deserializer).map(Arc::new)
     }
 }

@@ -7,10 +7,11 @@
 mod blobs;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use consilium_core::Study;
-use consilium_rounds::Coordination;
+use consilium_rounds::{Coordination, RoundRecord};
 use sqlx::Row as _;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
@@ -20,6 +21,8 @@ use sqlx::sqlite::{
 pub use blobs::{BlobReader, BlobWriter, Blobs};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/server");
+
+const DATABASE: &str = "server.sqlite";
 
 /// Why the server's state cannot be read or written; nothing is half-written.
 #[derive(Debug, thiserror::Error)]
@@ -92,15 +95,15 @@ impl ServerStoreError {
         }
     }
 
-    fn file(path: &Path, error: std::io::Error) -> Self {
-        let path = path.to_owned();
-        if error.kind() == std::io::ErrorKind::StorageFull {
     /// Whether something that was stored is not there any more: trying again does not help.
     #[must_use]
     pub fn is_loss(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::Corrupt { .. })
     }
 
+    fn file(path: &Path, error: std::io::Error) -> Self {
+        let path = path.to_owned();
+        if error.kind() == std::io::ErrorKind::StorageFull {
             Self::DiskFull { path }
         } else {
             Self::File { path, error }
@@ -116,13 +119,19 @@ pub struct ServerStore {
 }
 
 impl ServerStore {
+    /// Whether a server has kept something in `folder`.
+    #[must_use]
+    pub fn exists(folder: &Path) -> bool {
+        folder.join(DATABASE).is_file()
+    }
+
     /// Opens `server.sqlite` in `folder`, or makes it.
     ///
     /// # Errors
     /// [`ServerStoreError`], also for a schema that this program does not know.
     pub async fn open(folder: &Path) -> Result<Self, ServerStoreError> {
         std::fs::create_dir_all(folder).map_err(|error| ServerStoreError::file(folder, error))?;
-        let path = folder.join("server.sqlite");
+        let path = folder.join(DATABASE);
         let failed = |problem: String| ServerStoreError::Database {
             path: path.clone(),
             problem,
@@ -150,15 +159,32 @@ impl ServerStore {
     /// # Errors
     /// [`ServerStoreError`].
     pub async fn load(&self) -> Result<Option<(Study, Coordination)>, ServerStoreError> {
+        // One moment: a server may be writing.
+        let mut moment = self
+            .pool
+            .begin()
+            .await
+            .map_err(|error| self.failed(&error))?;
         let row = sqlx::query("SELECT document, coordination FROM study")
-            .fetch_optional(&self.pool)
+            .fetch_optional(&mut *moment)
             .await
             .map_err(|error| self.failed(&error))?;
         let Some(row) = row else { return Ok(None) };
         let document: Vec<u8> = row.try_get(0).map_err(|error| self.failed(&error))?;
         let coordination: String = row.try_get(1).map_err(|error| self.failed(&error))?;
         let study = serde_json::from_slice(&document).map_err(|error| self.failed(&error))?;
-        let state = serde_json::from_str(&coordination).map_err(|error| self.failed(&error))?;
+        let mut state: Coordination =
+            serde_json::from_str(&coordination).map_err(|error| self.failed(&error))?;
+        let records: Vec<String> =
+            sqlx::query_scalar("SELECT record FROM closed_round ORDER BY position")
+                .fetch_all(&mut *moment)
+                .await
+                .map_err(|error| self.failed(&error))?;
+        let closed: Result<Vec<RoundRecord>, _> = records
+            .iter()
+            .map(|record| serde_json::from_str(record))
+            .collect();
+        state.closed = Arc::new(closed.map_err(|error| self.failed(&error))?);
         Ok(Some((study, state)))
     }
 
@@ -187,18 +213,46 @@ impl ServerStore {
         Ok(coordination)
     }
 
-    /// Records where the study stands now.
+    /// Records where the study stands now. The first `known` closed rounds are recorded already.
     ///
     /// # Errors
     /// [`ServerStoreError`]; then the former state stands.
-    pub async fn save(&self, coordination: &Coordination) -> Result<(), ServerStoreError> {
-        let state = serde_json::to_string(coordination).map_err(|error| self.failed(&error))?;
-        sqlx::query("UPDATE study SET coordination = ? WHERE id = 1")
-            .bind(state)
-            .execute(&self.pool)
+    pub async fn save(
+        &self,
+        coordination: &Coordination,
+        known: usize,
+    ) -> Result<(), ServerStoreError> {
+        let open = Coordination {
+            closed: Arc::default(),
+            ..coordination.clone()
+        };
+        let state = serde_json::to_string(&open).map_err(|error| self.failed(&error))?;
+        let update = sqlx::query("UPDATE study SET coordination = ? WHERE id = 1").bind(state);
+        let new = coordination.closed.get(known..).unwrap_or_default();
+        if new.is_empty() {
+            let updated = update.execute(&self.pool).await;
+            return updated.map(|_| ()).map_err(|error| self.failed(&error));
+        }
+        let mut together = self
+            .pool
+            .begin()
             .await
             .map_err(|error| self.failed(&error))?;
-        Ok(())
+        update
+            .execute(&mut *together)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        for (position, record) in (known..).zip(new) {
+            let record = serde_json::to_string(record).map_err(|error| self.failed(&error))?;
+            // A call that was given up may have recorded it.
+            sqlx::query("INSERT OR REPLACE INTO closed_round (position, record) VALUES (?, ?)")
+                .bind(position as i64)
+                .bind(record)
+                .execute(&mut *together)
+                .await
+                .map_err(|error| self.failed(&error))?;
+        }
+        together.commit().await.map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, problem: &dyn std::fmt::Display) -> ServerStoreError {
@@ -206,5 +260,108 @@ impl ServerStore {
             path: self.path.clone(),
             problem: problem.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consilium_core::clock::Timestamp;
+    use consilium_rounds::Event;
+
+    use super::*;
+
+    /// Two sites, three rounds, one of which fails.
+    fn study() -> Study {
+        let sites = ["a", "b"].map(|site| {
+            serde_json::json!({"site": site, "modality": "m", "task": "t", "declared_patients": 1})
+        });
+        serde_json::from_value(serde_json::json!({
+            "protocol_version": consilium_core::study::PROTOCOL_VERSION,
+            "name": "test",
+            "randomness": {"simulation-seeded": {"seed": consilium_core::Seed(1)}},
+            "model": {"name": "toy", "settings": null},
+            "manifest": {"tensors": [
+                {"name": "s", "group": "stem/m", "shape": [1]},
+                {"name": "t", "group": "trunk", "shape": [1]},
+                {"name": "h", "group": "head/t", "shape": [1]},
+            ]},
+            "initial_model_sha256": consilium_core::Digest::of(b"initial"),
+            "sites": sites,
+            "schedule": {"rounds": 2, "retry_rounds": 1, "quorum": 2, "deadline_seconds": 1},
+            "training": null,
+            "aggregation": {"weights": "equal_site", "minimum_holders": 2},
+        }))
+        .unwrap()
+    }
+
+    fn events() -> Vec<Event> {
+        let stored = |site: &str, attempt| Event::UpdateStored {
+            site: site.parse().unwrap(),
+            round: 1,
+            attempt,
+            digest: consilium_core::Digest::of(site.as_bytes()),
+        };
+        vec![
+            Event::Started { now: Timestamp(0) },
+            stored("a", 1),
+            Event::Clock {
+                now: Timestamp(1000),
+            },
+            stored("a", 2),
+            stored("b", 2),
+            Event::Aggregated {
+                round: 1,
+                attempt: 2,
+                model: consilium_core::Digest::of(b"next"),
+                now: Timestamp(1500),
+            },
+        ]
+    }
+
+    #[tokio::test]
+    async fn closed_rounds_are_kept_beside_the_open_state_and_come_back_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!ServerStore::exists(folder.path()));
+        let store = ServerStore::open(folder.path()).await.unwrap();
+        assert!(ServerStore::exists(folder.path()));
+        let study = study();
+        let mut coordination = store.load_or_create(&study).await.unwrap();
+        for event in events() {
+            let known = coordination.closed.len();
+            coordination.handle(&study, event).unwrap();
+            store.save(&coordination, known).await.unwrap();
+            // A second time, as after a call that was given up.
+            store.save(&coordination, known).await.unwrap();
+            assert_eq!(store.load().await.unwrap().unwrap().1, coordination);
+        }
+        assert_eq!(coordination.closed.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn rounds_of_a_state_from_before_they_were_kept_apart_are_carried_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let study = study();
+        let mut coordination = Coordination::new(&study);
+        for event in events() {
+            coordination.handle(&study, event).unwrap();
+        }
+        let store = ServerStore::open(folder.path()).await.unwrap();
+        store.load_or_create(&study).await.unwrap();
+        MIGRATIONS.undo(&store.pool, 1).await.unwrap();
+        sqlx::query("UPDATE study SET coordination = ?")
+            .bind(serde_json::to_string(&coordination).unwrap())
+            .execute(&store.pool)
+            .await
+            .unwrap();
+        MIGRATIONS.run(&store.pool).await.unwrap();
+        assert_eq!(store.load().await.unwrap().unwrap().1, coordination);
+        // And back.
+        MIGRATIONS.undo(&store.pool, 1).await.unwrap();
+        let text: String = sqlx::query_scalar("SELECT coordination FROM study")
+            .fetch_one(&store.pool)
+            .await
+            .unwrap();
+        let before: Coordination = serde_json::from_str(&text).unwrap();
+        assert_eq!(before, coordination);
     }
 }

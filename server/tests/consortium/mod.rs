@@ -1,5 +1,7 @@
 //! A real server behind real TLS, with certificates and raw clients.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};

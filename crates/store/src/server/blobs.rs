@@ -27,6 +27,8 @@ pub struct BlobWriter<'a> {
     file: File,
     hasher: Sha256,
     written: u64,
+    /// Whether everything written is on the disk.
+    synced: bool,
 }
 
 /// A blob that is read from its beginning to its end, and then known to be what its name says.
@@ -44,11 +46,7 @@ impl Blobs {
     /// # Errors
     /// [`ServerStoreError`].
     pub fn open(folder: &Path) -> Result<Self, ServerStoreError> {
-        let blobs = Self {
-            folder: folder.to_owned(),
-            room: None,
-            next_temporary: AtomicU64::new(0),
-        };
+        let blobs = Self::open_beside_server(folder);
         let failed = |error| ServerStoreError::file(folder, error);
         fs::create_dir_all(folder).map_err(failed)?;
         for entry in fs::read_dir(folder).map_err(failed)? {
@@ -61,6 +59,16 @@ impl Blobs {
             }
         }
         Ok(blobs)
+    }
+
+    /// The folder of a server that may be running: nothing is made or removed.
+    #[must_use]
+    pub fn open_beside_server(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            room: None,
+            next_temporary: AtomicU64::new(0),
+        }
     }
 
     /// The same folder with room for `bytes` in each blob, to see what a full disk does.
@@ -90,6 +98,7 @@ impl Blobs {
             file,
             hasher: Sha256::new(),
             written: 0,
+            synced: false,
         })
     }
 
@@ -201,6 +210,7 @@ impl BlobWriter<'_> {
     /// [`ServerStoreError::DiskFull`] and others.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), ServerStoreError> {
         self.written += bytes.len() as u64;
+        self.synced = false;
         let written = match self.blobs.room {
             Some(room) if self.written > room => Err(io::ErrorKind::StorageFull.into()),
             _ => self.file.write_all(bytes),
@@ -221,16 +231,21 @@ impl BlobWriter<'_> {
     ///
     /// # Errors
     /// [`ServerStoreError`].
-    pub fn sync(&self) -> Result<(), ServerStoreError> {
-        let synced = self.file.sync_all();
-        synced.map_err(|error| ServerStoreError::file(&self.path, error))
+    pub fn sync(&mut self) -> Result<(), ServerStoreError> {
+        if !self.synced {
+            self.file
+                .sync_all()
+                .map_err(|error| ServerStoreError::file(&self.path, error))?;
+            self.synced = true;
+        }
+        Ok(())
     }
 
     /// Makes the blob durable under its digest.
     ///
     /// # Errors
     /// [`ServerStoreError`]; then nothing is there.
-    pub fn finish(self) -> Result<Digest, ServerStoreError> {
+    pub fn finish(mut self) -> Result<Digest, ServerStoreError> {
         self.sync()?;
         let digest = self.digest();
         let target = self.blobs.path(&digest);
