@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use consilium::errors::refused_cohort;
 use consilium::scenario::Loaded;
-use consilium::{demo, evaluate, prepare, simulate};
+use consilium::{cohorts, demo, evaluate, prepare, simulate};
 use consilium_core::SiteId;
 use consilium_core::clock::{Clock as _, SystemClock};
 use consilium_models::{DeviceChoice, Version};
@@ -82,6 +82,14 @@ enum Command {
 
 #[derive(Subcommand)]
 enum DataCommand {
+    /// List the cohorts of a folder, and whether each can be used here.
+    ///
+    /// Example: consilium data list simulations/cohorts
+    List {
+        /// Folder with cohort manifests.
+        #[arg(default_value = "simulations/cohorts")]
+        folder: PathBuf,
+    },
     /// Print what a cohort holds.
     ///
     /// Example: consilium data describe simulations/cohorts/icu-eicu.toml
@@ -211,6 +219,11 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             output::print(format, &data, |_| {
                 format!("study {} prepared in {}", loaded.study.name, out.display())
             });
+            Ok(())
+        }
+        Command::Data(DataCommand::List { folder }) => {
+            let found = cohorts::list(&folder)?;
+            output::print(format, &found, |found| cohorts::to_text(found));
             Ok(())
         }
         Command::Data(DataCommand::Describe { manifest }) => {
