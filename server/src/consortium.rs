@@ -1,7 +1,7 @@
 //! The shell around the study's state machine: load, handle, store, carry out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use consilium_core::clock::Clock;
@@ -10,6 +10,7 @@ use consilium_proto::Refused;
 use consilium_rounds::{Assignment, Coordination, Effect, Event, RejectUpdate};
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
 
 use crate::aggregate::{self, Summed, places};
 use crate::initial::InitialModel;
@@ -40,6 +41,8 @@ pub struct Consortium {
     served: Mutex<BTreeMap<SiteId, BTreeSet<GroupName>>>,
     /// All sites are served.
     finished: watch::Sender<bool>,
+    /// What runs beside the calls.
+    tasks: std::sync::Mutex<JoinSet<()>>,
 }
 
 impl Consortium {
@@ -73,6 +76,7 @@ impl Consortium {
             digests: Mutex::default(),
             served: Mutex::default(),
             finished: watch::Sender::new(false),
+            tasks: std::sync::Mutex::default(),
         });
         consortium.carry_out(effects);
         let now = consortium.clock.now();
@@ -219,6 +223,24 @@ impl Consortium {
         }
     }
 
+    /// Does something beside the calls, until it is done or [`Consortium::stop`].
+    pub(crate) fn work(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    /// Ends what runs beside the calls: nothing changes the state any more when this returns.
+    pub(crate) async fn stop(&self) {
+        let mut tasks = {
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *tasks)
+        };
+        tasks.shutdown().await;
+        // An event that is being stored is stored to its end.
+        drop(self.coordination.lock().await);
+    }
+
     fn carry_out(self: &Arc<Self>, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
@@ -227,11 +249,11 @@ impl Consortium {
                 }
                 Effect::Aggregate { plan, contributors } => {
                     let consortium = Arc::clone(self);
-                    tokio::spawn(async move { consortium.aggregate(plan, contributors).await });
+                    self.work(async move { consortium.aggregate(plan, contributors).await });
                 }
                 Effect::ForgetUpdates { .. } => {
                     let consortium = Arc::clone(self);
-                    tokio::spawn(async move { consortium.forget().await });
+                    self.work(async move { consortium.forget().await });
                 }
                 Effect::AnnounceEnd => tracing::info!("study finished"),
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use consilium_certs::{CertificateError, Identity, Peer, Role};
 use consilium_core::SiteId;
 use consilium_core::clock::Clock;
-use consilium_ops::OperatorError;
+use consilium_ops::{OperatorError, StateLock};
 use consilium_proto::MAX_MESSAGE_BYTES;
 use consilium_proto::consortium_server::ConsortiumServer;
 use consilium_store::server::{Blobs, ServerStore, ServerStoreError};
@@ -39,6 +39,7 @@ pub struct Running {
     consortium: Arc<Consortium>,
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<()>,
+    _lock: StateLock,
 }
 
 /// Starts a server: everything is read and checked before the port is opened.
@@ -82,6 +83,10 @@ pub async fn start_with(
             "choose another `listen` address",
         )
     })?;
+    // Two servers on one state folder would drive the same rounds.
+    std::fs::create_dir_all(&config.state)
+        .map_err(|error| OperatorError::file(&config.state, &error))?;
+    let lock = StateLock::take(&config.state, "server")?;
     let store = ServerStore::open(&config.state)
         .await
         .map_err(|error| failed(&error))?;
@@ -89,7 +94,7 @@ pub async fn start_with(
     let consortium = Consortium::open(study, &initial, store, blobs, clock)
         .await
         .map_err(|error| failed(&error))?;
-    tokio::spawn(Arc::clone(&consortium).watch_the_clock());
+    consortium.work(Arc::clone(&consortium).watch_the_clock());
 
     let (stop, mut stopping) = watch::channel(false);
     let service = ConsortiumServer::new(Service(Arc::clone(&consortium)))
@@ -121,6 +126,7 @@ pub async fn start_with(
         consortium,
         stop,
         serving,
+        _lock: lock,
     })
 }
 
@@ -146,7 +152,7 @@ impl Running {
         let _ = finished.wait_for(|finished| *finished).await;
     }
 
-    /// Stops: open calls may end within two seconds, and the port is free afterwards.
+    /// Stops: open calls may end within two seconds; port and state folder are free afterwards.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         let abort = self.serving.abort_handle();
@@ -156,6 +162,7 @@ impl Running {
         {
             abort.abort();
         }
+        self.consortium.stop().await;
     }
 }
 

@@ -482,7 +482,7 @@ async fn a_full_disk_refuses_the_update_leaves_nothing_and_takes_it_once_there_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_keeps_what_was_stored_and_a_taken_port_is_named() {
+async fn a_restart_keeps_what_was_stored_and_a_taken_port_or_state_folder_is_named() {
     let mut consortium = Consortium::new().await;
     consortium
         .send("a", consortium.upload("a", 0.5))
@@ -496,6 +496,12 @@ async fn a_restart_keeps_what_was_stored_and_a_taken_port_is_named() {
         .err()
         .unwrap();
     assert_eq!(taken.code, "port_in_use");
+    // Another port does not help: two servers would drive the same rounds.
+    let clock: Arc<dyn Clock> = Arc::clone(&consortium.clock) as _;
+    let second = start_with(&consortium.config(), clock, |blobs| blobs).await;
+    let taken = second.err().unwrap();
+    assert_eq!(taken.code, "state_in_use");
+    assert!(taken.location.unwrap().ends_with("state"));
     consortium.running.take().unwrap().stop().await;
     consortium.start(|blobs| blobs).await;
     assert_eq!(consortium.received().await, ["a".parse().unwrap()]);

@@ -1,12 +1,11 @@
 //! `consilium-site run`: take part in the study until it ends or somebody stops the program.
 
-use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
 use consilium_data::Cohort;
 use consilium_models::DeviceChoice;
-use consilium_ops::{ExitCode, Format, OperatorError, logging, output};
+use consilium_ops::{ExitCode, Format, OperatorError, StateLock, logging, output};
 use consilium_store::site::SiteStore;
 use tracing::info;
 
@@ -31,7 +30,7 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
     std::fs::create_dir_all(&config.state)
         .map_err(|error| OperatorError::file(&config.state, &error))?;
     // Held until the program ends, however it ends.
-    let _lock = lock(&config.state)?;
+    let _lock = StateLock::take(&config.state, "agent")?;
     let patience = Duration::from_secs(config.server.patience.0);
     let server = GrpcServer::new(address, identity, config.site.clone(), patience);
     let make_work = work(cohort, config.device);
@@ -81,22 +80,6 @@ fn work(cohort: Cohort, device: DeviceChoice) -> MakeWork {
         let training = SiteTraining::new(study, participant, &cohort, records, device)?;
         Ok(Box::new(training) as Box<dyn LocalWork>)
     })
-}
-
-/// Two agents on one state folder would answer for each other's updates.
-fn lock(state: &Path) -> Result<File, OperatorError> {
-    let path = state.join("agent.lock");
-    let file = File::create(&path).map_err(|error| OperatorError::file(&path, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OperatorError::failed(
-            "state_in_use",
-            "another agent is running on this state folder",
-            "stop it first, or give each site a state folder of its own",
-        )
-        .at(state.display())),
-        Err(TryLockError::Error(error)) => Err(OperatorError::file(&path, &error)),
-    }
 }
 
 /// Waits until somebody stops the program: a service manager (a clean end) or the keyboard (exit 130).
