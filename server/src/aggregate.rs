@@ -23,6 +23,26 @@ pub enum AggregateError {
     Value(#[from] RefuseValue),
 }
 
+impl AggregateError {
+    /// Stable code for logs, replies and documents.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Value(refusal) => refusal.code(),
+        }
+    }
+
+    /// Whether trying again may help: there may be room, or the database may answer.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(ServerStoreError::DiskFull { .. } | ServerStoreError::Database { .. })
+        )
+    }
+}
+
 /// Where each of `groups` begins in a file that holds them one after the other, and its length.
 #[must_use]
 pub fn places<'a>(

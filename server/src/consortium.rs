@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use consilium_core::clock::Clock;
-use consilium_core::{Digest, GroupName, Participant, SiteId, Study};
+use consilium_core::{Digest, GroupName, Participant, RoundPlan, SiteId, Study};
 use consilium_proto::Refused;
 use consilium_rounds::{Assignment, Coordination, Effect, Event, RejectUpdate};
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
@@ -14,6 +14,9 @@ use tokio::task::JoinSet;
 
 use crate::aggregate::{self, Summed, places};
 use crate::initial::InitialModel;
+
+/// Pause before what failed for a while is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// SHA-256 of each federated group of one model, little-endian f32.
 pub type GroupDigests = BTreeMap<GroupName, Digest>;
@@ -260,10 +263,11 @@ impl Consortium {
         }
     }
 
-    /// Sums on a thread of its own and reports; on a full disk it tries again until there is room.
+    /// Sums on a thread of its own and reports. On a full disk or a failing database it tries again until
+    /// that is over; what is lost or wrong ends the study.
     async fn aggregate(
         self: Arc<Self>,
-        plan: consilium_core::RoundPlan,
+        plan: RoundPlan,
         contributors: BTreeMap<SiteId, Digest>,
     ) {
         tracing::info!(round = plan.round, attempt = plan.attempt, "aggregating");
@@ -290,11 +294,39 @@ impl Consortium {
                         Err(error) => tracing::error!(%error, "state not stored"),
                     }
                 }
-                Ok(Err(error)) => tracing::error!(%error, "sum failed"),
-                Err(error) => tracing::error!(%error, "sum failed"),
+                Ok(Err(error)) if error.may_pass() => {
+                    tracing::error!(%error, error.code = error.code(), "sum failed, tried again");
+                }
+                Ok(Err(error)) => {
+                    return self.give_up(&plan, error.code(), error.to_string()).await;
+                }
+                Err(panic) if panic.is_panic() => {
+                    return self.give_up(&plan, "internal", panic.to_string()).await;
+                }
+                // The program ends.
+                Err(_) => return,
             }
             drop(naming);
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Ends the study: the round's updates cannot be summed.
+    async fn give_up(self: &Arc<Self>, plan: &RoundPlan, code: &str, problem: String) {
+        let (round, attempt) = (plan.round, plan.attempt);
+        tracing::error!(round, attempt, error.code = code, problem, "sum failed");
+        loop {
+            let event = Event::SumFailed {
+                round,
+                attempt,
+                code: code.to_owned(),
+                problem: problem.clone(),
+            };
+            match self.take(event).await {
+                Ok(()) => return,
+                Err(error) => tracing::error!(%error, error.code = error.code(), "state not stored"),
+            }
+            tokio::time::sleep(RETRY).await;
         }
     }
 

@@ -246,6 +246,7 @@ fn rounds_text(coordination: &Coordination) -> String {
             Outcome::QuorumMissed { received, quorum } => {
                 format!("failed: {received} updates, quorum {quorum}")
             }
+            Outcome::SumFailed { code, problem } => format!("failed: {code}: {problem}"),
         };
         let missing: Vec<_> = record.missing.iter().map(ToString::to_string).collect();
         let missing = if missing.is_empty() {

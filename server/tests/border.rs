@@ -11,9 +11,10 @@ use consilium_core::clock::Clock;
 use consilium_core::study::PROTOCOL_VERSION;
 use consilium_core::vector::values_to_bytes;
 use consilium_core::{Digest, ModelVector, TensorSpec};
+use consilium_proto::assignment_reply::End;
 use consilium_proto::{
     AwaitAssignmentRequest, DownloadGroupRequest, GetStudyRequest, GroupDigest, MAX_CHUNK_BYTES,
-    Refused, UploadMessage, digest_to_wire,
+    Refused, UploadMessage, digest_from_wire, digest_to_wire,
 };
 use consilium_rounds::{Outcome, Phase};
 use consilium_server::listen::start_with;
@@ -326,6 +327,50 @@ async fn a_model_that_changed_on_the_disk_is_neither_announced_nor_sent_as_a_goo
     assert_eq!(code(&refused), "store_corrupt");
     let refused = site.download_group(download).await.unwrap_err();
     assert_eq!(code(&refused), "store_corrupt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_was_lost_or_damaged_ends_the_study_and_everybody_is_told() {
+    for (damage, expected) in [("lost", "store_missing"), ("changed", "store_corrupt")] {
+        let consortium = Consortium::new().await;
+        for site in ["a", "b"] {
+            let update = consortium.upload(site, 0.5);
+            consortium.send(site, update).await.unwrap();
+        }
+        let mut update = consortium.upload("a", 0.5);
+        let digest = digest_from_wire(&header(&mut update).digest, "digest").unwrap();
+        let blob = consortium.blob(&digest);
+        if damage == "lost" {
+            std::fs::remove_file(blob).unwrap();
+        } else {
+            let mut bytes = std::fs::read(&blob).unwrap();
+            bytes[9] ^= 1;
+            std::fs::write(&blob, bytes).unwrap();
+        }
+        // Other values, so that the damaged file is not put in order by this one.
+        let last = consortium.upload("c", 0.25);
+        consortium.send("c", last).await.unwrap();
+        consortium.until(|state| state.end().is_some()).await;
+        let state = consortium.running().consortium().coordination().await;
+        assert_eq!(state.model, initial().sha256());
+        assert!(matches!(
+            &state.closed[0].outcome,
+            Outcome::SumFailed { code, .. } if code == expected
+        ));
+        let mut site = consortium.site("a").await;
+        let told = site
+            .await_assignment(AwaitAssignmentRequest {
+                study: digest_to_wire(&consortium.study.digest()),
+                ..AwaitAssignmentRequest::default()
+            })
+            .await
+            .unwrap()
+            .into_inner();
+        let Some(End::Failure(reason)) = told.end else {
+            panic!("{told:?}");
+        };
+        assert!(reason.contains(expected), "{reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

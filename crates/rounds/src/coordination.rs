@@ -43,11 +43,25 @@ pub enum Phase {
     },
     /// Nothing: all rounds are committed.
     Finished,
-    /// Nothing: too many rounds failed.
+    /// Nothing: the study ended without its last model.
     Failed {
-        /// Why, in words.
+        /// Why.
+        #[serde(default)]
+        cause: Cause,
+        /// The same in words.
         reason: String,
     },
+}
+
+/// Why a study ended without its last model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Too many rounds missed their quorum.
+    #[default]
+    QuorumMissed,
+    /// The updates of a round could not be summed.
+    SumFailed,
 }
 
 /// A closed round: who took part, who did not, how it ended.
@@ -80,6 +94,13 @@ pub enum Outcome {
         received: u32,
         /// Updates needed.
         quorum: u32,
+    },
+    /// The updates could not be summed, and trying again would not help; the global model is unchanged.
+    SumFailed {
+        /// Stable code.
+        code: String,
+        /// What happened, in the words of the store: for the operator, not for sites.
+        problem: String,
     },
 }
 
@@ -118,6 +139,17 @@ pub enum Event {
         /// When.
         now: Timestamp,
     },
+    /// The contributors' updates cannot be summed, and trying again would not help.
+    SumFailed {
+        /// Round whose sum it was.
+        round: u32,
+        /// Attempt whose sum it was.
+        attempt: u32,
+        /// Stable code.
+        code: String,
+        /// What happened.
+        problem: String,
+    },
 }
 
 /// What the caller has to do after storing the new state.
@@ -125,7 +157,8 @@ pub enum Event {
 pub enum Effect {
     /// Tell waiting sites of this plan.
     Announce(RoundPlan),
-    /// Sum the contributors' updates, step the model, store it, and report [`Event::Aggregated`].
+    /// Sum the contributors' updates, step the model, store it, and report [`Event::Aggregated`]; or
+    /// [`Event::SumFailed`] when that cannot be done.
     Aggregate {
         /// What the sites were asked for.
         plan: RoundPlan,
@@ -261,7 +294,7 @@ impl Coordination {
     pub fn end(&self) -> Option<Result<Digest, String>> {
         match &self.phase {
             Phase::Finished => Some(Ok(self.model)),
-            Phase::Failed { reason } => Some(Err(reason.clone())),
+            Phase::Failed { reason, .. } => Some(Err(reason.clone())),
             _ => None,
         }
     }
@@ -338,6 +371,12 @@ impl Coordination {
                 model,
                 now,
             } => self.commit(study, round, attempt, model, now),
+            Event::SumFailed {
+                round,
+                attempt,
+                code,
+                problem,
+            } => self.give_up(study, round, attempt, Outcome::SumFailed { code, problem }),
         }
     }
 
@@ -408,7 +447,8 @@ impl Coordination {
                 "round {} missed its quorum of {} and no retry is left",
                 plan.round, study.schedule.quorum
             );
-            self.phase = Phase::Failed { reason };
+            let cause = Cause::QuorumMissed;
+            self.phase = Phase::Failed { cause, reason };
             vec![Effect::AnnounceEnd]
         } else {
             self.open(study, plan.round, plan.attempt + 1, now)
@@ -461,6 +501,34 @@ impl Coordination {
             self.open(study, round + 1, 1, now)
         };
         Ok([forget].into_iter().chain(next).collect())
+    }
+
+    /// Closes a round whose updates cannot be summed, and with it the study: the updates are not what their
+    /// sites had sealed, and a new attempt would hide that something is wrong at the server.
+    fn give_up(
+        &mut self,
+        study: &Study,
+        round: u32,
+        attempt: u32,
+        outcome: Outcome,
+    ) -> Result<Vec<Effect>, Unexpected> {
+        match (&self.phase, &outcome) {
+            (Phase::Aggregating { plan, contributors }, Outcome::SumFailed { code, .. })
+                if (plan.round, plan.attempt) == (round, attempt) =>
+            {
+                let (plan, contributors) = (plan.clone(), contributors.clone());
+                self.phase = Phase::Failed {
+                    cause: Cause::SumFailed,
+                    reason: format!("the updates of round {round} could not be summed ({code})"),
+                };
+                self.close(study, &plan, contributors, outcome);
+                Ok(vec![Effect::AnnounceEnd])
+            }
+            (Phase::Failed { cause: Cause::SumFailed, .. }, _) => Ok(Vec::new()),
+            _ => Err(Unexpected {
+                event: "a failed sum that nobody asked for",
+            }),
+        }
     }
 
     fn close(

@@ -12,6 +12,6 @@ mod coordination;
 mod participation;
 
 pub use coordination::{
-    Coordination, Effect, Event, Outcome, Phase, RejectUpdate, RoundRecord, Unexpected,
+    Cause, Coordination, Effect, Event, Outcome, Phase, RejectUpdate, RoundRecord, Unexpected,
 };
 pub use participation::{Assignment, Participation, RefusePlan, Sealed, SiteEffect};

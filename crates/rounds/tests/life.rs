@@ -175,6 +175,36 @@ fn a_round_without_quorum_closes_as_failed_says_so_and_is_tried_again() {
 }
 
 #[test]
+fn a_sum_that_cannot_be_done_ends_the_study_and_says_so_to_both_sides() {
+    let study = study(2, 5);
+    let mut coordination = started(&study);
+    let failed = Event::SumFailed {
+        round: 1,
+        attempt: 1,
+        code: "store_corrupt".into(),
+        problem: "blobs/ab does not hold what its name says".into(),
+    };
+    assert!(coordination.handle(&study, failed.clone()).is_err());
+    for name in SITES {
+        coordination.handle(&study, stored(name, 1, 1)).unwrap();
+    }
+    let effects = coordination.handle(&study, failed.clone()).unwrap();
+    assert_eq!(effects, [Effect::AnnounceEnd]);
+    assert_eq!(coordination.handle(&study, failed).unwrap(), []);
+    assert!(matches!(
+        &coordination.closed[0].outcome,
+        Outcome::SumFailed { problem, .. } if problem.contains("blobs/ab")
+    ));
+    // Sites are told the code, and no path of the server.
+    let reason = coordination.end().unwrap().unwrap_err();
+    assert!(reason.contains("store_corrupt") && !reason.contains("blobs"));
+    assert_eq!(
+        coordination.sealed_was_used(&site("a"), 1, 1),
+        Some(false)
+    );
+}
+
+#[test]
 fn updates_of_strangers_other_rounds_and_changed_updates_are_rejected() {
     let study = study(2, 0);
     let mut coordination = started(&study);
