@@ -7,7 +7,7 @@ use std::time::Duration;
 use consilium_core::clock::Clock;
 use consilium_core::{Digest, GroupName, Participant, RoundPlan, SiteId, Study};
 use consilium_proto::Refused;
-use consilium_rounds::{Assignment, Coordination, Effect, Event, RejectUpdate};
+use consilium_rounds::{Assignment, Cause, Coordination, Effect, Event, RejectUpdate};
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -40,9 +40,11 @@ pub struct Consortium {
     changes: watch::Sender<u64>,
     /// SHA-256 of the groups of the models that were asked for, computed once for each.
     digests: Mutex<BTreeMap<Digest, Arc<GroupDigests>>>,
-    /// Sites that have everything they need from the finished study.
+    /// What each site has of the ended study.
     served: Mutex<BTreeMap<SiteId, BTreeSet<GroupName>>>,
-    /// All sites are served.
+    /// Sites that have asked this process for work.
+    heard: std::sync::Mutex<BTreeSet<SiteId>>,
+    /// Nobody needs this server any more.
     finished: watch::Sender<bool>,
     /// What runs beside the calls.
     tasks: std::sync::Mutex<JoinSet<()>>,
@@ -64,6 +66,7 @@ impl Consortium {
         if !blobs.contains(&study.initial_model_sha256) && coordination.committed_rounds() == 0 {
             store_initial(initial, &study, &blobs)?;
         }
+        let served = store.served().await?;
         let effects = coordination.resume();
         let consortium = Arc::new(Self {
             document: serde_json::to_vec(&study).unwrap_or_default(),
@@ -77,7 +80,8 @@ impl Consortium {
             naming: Mutex::default(),
             changes: watch::Sender::new(0),
             digests: Mutex::default(),
-            served: Mutex::default(),
+            served: Mutex::new(served),
+            heard: std::sync::Mutex::default(),
             finished: watch::Sender::new(false),
             tasks: std::sync::Mutex::default(),
         });
@@ -122,10 +126,64 @@ impl Consortium {
         self.changes.subscribe()
     }
 
-    /// Becomes true when every site has what it needs from the finished study.
-    #[must_use]
-    pub fn finished(&self) -> watch::Receiver<bool> {
-        self.finished.subscribe()
+    /// Waits until the study has ended and nobody needs this server any more: every site has the final
+    /// model, or knows that the study failed if it had asked this process for work; at most one round's
+    /// deadline after the end, for a site that is gone may never come back. Returns how the study ended.
+    ///
+    /// # Errors
+    /// Why the study failed, and the same in words.
+    pub async fn until_finished(&self) -> Result<Digest, (Cause, String)> {
+        let mut changes = self.changes.subscribe();
+        let coordination = loop {
+            let coordination = self.coordination().await;
+            if coordination.end().is_some() {
+                break coordination;
+            }
+            // The sender lives as long as `self`.
+            let _ = changes.changed().await;
+        };
+        let mut finished = self.finished.subscribe();
+        let patience = Duration::from_secs(self.study.schedule.deadline_seconds);
+        let waited = tokio::time::timeout(patience, finished.wait_for(|finished| *finished)).await;
+        if waited.is_err() {
+            let waiting: Vec<String> = self.unserved().await;
+            tracing::warn!(sites = waiting.join(", "), "no longer waiting for sites");
+        }
+        match (coordination.end(), coordination.failure()) {
+            (Some(Err(reason)), Some(cause)) => Err((cause, reason)),
+            _ => Ok(coordination.model),
+        }
+    }
+
+    /// Sites that need something from the ended study yet.
+    async fn unserved(&self) -> Vec<String> {
+        let failed = self.coordination.lock().await.failure().is_some();
+        let served = self.served.lock().await;
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let needs = |participant: &&Participant| {
+            let has = served.get(&participant.site);
+            let shared = self.study.shared_groups(participant);
+            let complete = has.is_some_and(|has| shared.is_subset(has));
+            !complete && (!failed || heard.contains(&participant.site))
+        };
+        let waiting = self.study.sites.iter().filter(needs);
+        waiting
+            .map(|participant| participant.site.to_string())
+            .collect()
+    }
+
+    /// Lets [`Consortium::until_finished`] end once the study has ended and everybody is served.
+    async fn look_whether_finished(&self) {
+        let ended = self.coordination.lock().await.end().is_some();
+        if ended && self.unserved().await.is_empty() {
+            self.finished.send_replace(true);
+        }
+    }
+
+    /// A site asks for work.
+    pub fn hear(&self, site: &SiteId) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.insert(site.clone());
     }
 
     /// Whether an update would enter the open round; `Ok(false)` when this very update is already there.
@@ -258,18 +316,28 @@ impl Consortium {
                     let consortium = Arc::clone(self);
                     self.work(async move { consortium.forget().await });
                 }
-                Effect::AnnounceEnd => tracing::info!("study finished"),
+                Effect::AnnounceEnd => {
+                    let consortium = Arc::clone(self);
+                    self.work(async move { consortium.announce_end().await });
+                }
             }
         }
     }
 
+    async fn announce_end(&self) {
+        match self.coordination.lock().await.end() {
+            Some(Ok(model)) => tracing::info!(%model, "study finished"),
+            Some(Err(reason)) => {
+                tracing::error!(reason, error.code = "study_failed", "study failed")
+            }
+            None => {}
+        }
+        self.look_whether_finished().await;
+    }
+
     /// Sums on a thread of its own and reports. On a full disk or a failing database it tries again until
     /// that is over; what is lost or wrong ends the study.
-    async fn aggregate(
-        self: Arc<Self>,
-        plan: RoundPlan,
-        contributors: BTreeMap<SiteId, Digest>,
-    ) {
+    async fn aggregate(self: Arc<Self>, plan: RoundPlan, contributors: BTreeMap<SiteId, Digest>) {
         tracing::info!(round = plan.round, attempt = plan.attempt, "aggregating");
         loop {
             let (this, model, from) = (Arc::clone(&self), plan.model, contributors.clone());
@@ -324,7 +392,9 @@ impl Consortium {
             };
             match self.take(event).await {
                 Ok(()) => return,
-                Err(error) => tracing::error!(%error, error.code = error.code(), "state not stored"),
+                Err(error) => {
+                    tracing::error!(%error, error.code = error.code(), "state not stored")
+                }
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -391,24 +461,24 @@ impl Consortium {
         let Some(participant) = self.study.participant(site) else {
             return;
         };
-        let shared = self.study.shared_groups(participant);
-        let mut served = self.served.lock().await;
-        let got = served.entry(site.clone()).or_default();
-        match (end, streamed) {
+        let got = match (end, streamed) {
             (Some(Ok(last)), Some((group, model))) if last == *model => {
-                got.insert(group.clone());
+                BTreeSet::from([group.clone()])
             }
-            (Some(Err(_)), None) => got.extend(shared),
+            (Some(Err(_)), None) => self.study.shared_groups(participant),
             _ => return,
-        }
-        let complete = |participant: &Participant| {
-            let got = served.get(&participant.site);
-            let shared = self.study.shared_groups(participant);
-            got.is_some_and(|got| shared.iter().all(|group| got.contains(group)))
         };
-        if self.study.sites.iter().all(complete) {
-            self.finished.send_replace(true);
+        // Only the end of this process waits for it: a failure costs one more wait after a restart.
+        if let Err(error) = self.store.serve(site, &got).await {
+            tracing::warn!(%error, error.code = error.code(), "not recorded that a site is served");
         }
+        self.served
+            .lock()
+            .await
+            .entry(site.clone())
+            .or_default()
+            .extend(got);
+        self.look_whether_finished().await;
     }
 }
 
@@ -447,7 +517,7 @@ fn store_initial(
     Ok(())
 }
 
-/// A refusal because of the store, for the peer.
+/// A refusal because of the store, for the peer. It may pass unless something that was stored is lost.
 #[must_use]
 pub fn store_refusal(error: &ServerStoreError) -> Refused {
     tracing::error!(%error, error.code = error.code(), "store failed");

@@ -10,9 +10,10 @@ use std::time::Duration;
 use consilium_certs::{CertificateError, Identity, Peer, Role};
 use consilium_core::SiteId;
 use consilium_core::clock::Clock;
-use consilium_ops::{OperatorError, StateLock};
+use consilium_ops::{ExitCode, OperatorError, StateLock};
 use consilium_proto::MAX_MESSAGE_BYTES;
 use consilium_proto::consortium_server::ConsortiumServer;
+use consilium_rounds::Cause;
 use consilium_store::server::{Blobs, ServerStore, ServerStoreError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -145,11 +146,28 @@ impl Running {
         &self.consortium
     }
 
-    /// Waits until every site has what it needs from the finished study.
-    pub async fn until_finished(&self) {
-        let mut finished = self.consortium.finished();
-        // The consortium lives as long as `self`.
-        let _ = finished.wait_for(|finished| *finished).await;
+    /// Waits until the study has ended and nobody needs the server any more; see
+    /// [`Consortium::until_finished`].
+    ///
+    /// # Errors
+    /// `study_failed`: exit 6 when rounds missed their quorum, exit 1 when updates could not be summed.
+    pub async fn until_finished(&self) -> Result<(), OperatorError> {
+        let Err((cause, reason)) = self.consortium.until_finished().await else {
+            return Ok(());
+        };
+        let (exit, hint) = match cause {
+            Cause::QuorumMissed => (
+                ExitCode::Missed,
+                "see `round list` for the sites that were missing; a new study needs a new name and state folder",
+            ),
+            Cause::SumFailed => (
+                ExitCode::Failed,
+                "see `round list`; check the disk, and restore the state folder from a backup",
+            ),
+        };
+        let study = &self.consortium.study().name;
+        let message = format!("study {study} failed: {reason}");
+        Err(OperatorError::new(exit, "study_failed", message, hint))
     }
 
     /// Stops: open calls may end within two seconds; port and state folder are free afterwards.

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use consilium_certs::{Authority, CertificateError};
 use consilium_core::SiteId;
 use consilium_core::clock::SystemClock;
+use consilium_ops::stop::stopped;
 use consilium_ops::{Format, OperatorError, logging, output};
 use consilium_rounds::{Coordination, Outcome};
 use consilium_server::config::ServerConfig;
@@ -35,7 +36,8 @@ enum Command {
         /// Configuration file.
         #[arg(long)]
         config: PathBuf,
-        /// End when every site has fetched the final model.
+        /// End when the study has ended and every site has fetched the final model, or knows why there is
+        /// none; at most one round's deadline later. Exit code 6: rounds missed their quorum.
         #[arg(long)]
         exit_when_finished: bool,
     },
@@ -167,16 +169,12 @@ fn serve(config: &Path, exit_when_finished: bool) -> Result<(), OperatorError> {
     let config = ServerConfig::read(config)?;
     runtime()?.block_on(async {
         let running = listen::start(&config, Arc::new(SystemClock)).await?;
-        if exit_when_finished {
-            tokio::select! {
-                () = running.until_finished() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        } else {
-            let _ = tokio::signal::ctrl_c().await;
-        }
+        let ended = tokio::select! {
+            ended = running.until_finished(), if exit_when_finished => ended,
+            stop = stopped() => stop,
+        };
         running.stop().await;
-        Ok(())
+        ended
     })
 }
 

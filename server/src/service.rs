@@ -135,6 +135,7 @@ impl Calls for Service {
         let site = participant.site.clone();
         let asked = request.into_inner();
         logged(&site, self.check_study(&asked.study))?;
+        self.0.hear(&site);
         let sealed = asked.sealed.map(|sealed| (sealed.round, sealed.attempt));
         let known = asked.known.map(|known| (known.round, known.attempt));
         let wait = Duration::from_millis(asked.wait_milliseconds.into()).min(LONGEST_WAIT);

@@ -5,6 +5,7 @@ mod consortium;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use consilium_certs::{Authority, Validity};
 use consilium_core::clock::Clock;
@@ -371,6 +372,48 @@ async fn an_update_that_was_lost_or_damaged_ends_the_study_and_everybody_is_told
         };
         assert!(reason.contains(expected), "{reason}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_study_had_ended_waits_only_for_sites_that_lack_something() {
+    let mut study = study();
+    study.schedule.rounds = 1;
+    let mut consortium = Consortium::with(study, |blobs| blobs).await;
+    for site in ["a", "b", "c"] {
+        let update = consortium.upload(site, 0.5);
+        consortium.send(site, update).await.unwrap();
+    }
+    consortium.until(|state| state.end().is_some()).await;
+    let model = consortium.running().consortium().coordination().await.model;
+    let fetch = async |consortium: &Consortium, name: &str| {
+        let mut site = consortium.site(name).await;
+        for group in ["head/t", "trunk"] {
+            let request = DownloadGroupRequest {
+                study: digest_to_wire(&consortium.study.digest()),
+                model: digest_to_wire(&model),
+                group: group.into(),
+                offset: 0,
+            };
+            let mut values = site.download_group(request).await.unwrap().into_inner();
+            while values.message().await.unwrap().is_some() {}
+        }
+    };
+    let finished = async |consortium: &Consortium, within: u64| {
+        let finished = consortium.running().until_finished();
+        tokio::time::timeout(Duration::from_millis(within), finished).await
+    };
+    fetch(&consortium, "a").await;
+    fetch(&consortium, "b").await;
+    assert!(finished(&consortium, 300).await.is_err());
+    // What the sites have is known to the next process, and to the one after it.
+    consortium.running.take().unwrap().stop().await;
+    consortium.start(|blobs| blobs).await;
+    assert!(finished(&consortium, 300).await.is_err());
+    fetch(&consortium, "c").await;
+    finished(&consortium, 20_000).await.unwrap().unwrap();
+    consortium.running.take().unwrap().stop().await;
+    consortium.start(|blobs| blobs).await;
+    finished(&consortium, 20_000).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

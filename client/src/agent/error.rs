@@ -186,7 +186,7 @@ impl From<AgentError> for OperatorError {
                 ExitCode::Missed,
                 code,
                 message,
-                "ask the coordinator which sites were missing",
+                "ask the coordinator, who sees in `consilium-server round list` what happened",
             ),
             AgentError::MustStay(_) => Self::new(
                 ExitCode::Refused,

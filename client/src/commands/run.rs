@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use consilium_data::Cohort;
 use consilium_models::DeviceChoice;
-use consilium_ops::{ExitCode, Format, OperatorError, StateLock, logging, output};
+use consilium_ops::stop::stopped;
+use consilium_ops::{Format, OperatorError, StateLock, logging, output};
 use consilium_store::site::SiteStore;
 use tracing::info;
 
@@ -80,46 +81,6 @@ fn work(cohort: Cohort, device: DeviceChoice) -> MakeWork {
         let training = SiteTraining::new(study, participant, &cohort, records, device)?;
         Ok(Box::new(training) as Box<dyn LocalWork>)
     })
-}
-
-/// Waits until somebody stops the program: a service manager (a clean end) or the keyboard (exit 130).
-/// Nothing has to be tidied up: what matters is stored.
-#[cfg(unix)]
-async fn stopped() -> Result<(), OperatorError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let no_signals = |error: std::io::Error| {
-        OperatorError::failed(
-            "signals",
-            error.to_string(),
-            "let this account handle signals",
-        )
-    };
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-    tokio::select! {
-        _ = terminate.recv() => {
-            info!("stopped");
-            Ok(())
-        }
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.map_err(no_signals)?;
-            Err(interruption())
-        }
-    }
-}
-
-#[cfg(not(unix))]
-async fn stopped() -> Result<(), OperatorError> {
-    let _ = tokio::signal::ctrl_c().await;
-    Err(interruption())
-}
-
-fn interruption() -> OperatorError {
-    OperatorError::new(
-        ExitCode::Interrupted,
-        "interrupted",
-        "stopped from the keyboard",
-        "start again to go on; nothing sealed is lost",
-    )
 }
 
 fn text(outcome: &Outcome) -> String {

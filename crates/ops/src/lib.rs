@@ -5,6 +5,7 @@
 //! * [`output`]: data on standard output, everything else on standard error; `--format text|json`.
 //! * [`lock`]: one program at a time on a state folder.
 //! * [`logging`]: JSON lines when standard error is not a terminal.
+//! * [`stop`]: being stopped by a service manager or from the keyboard.
 //! * [`units`]: durations and sizes as people write them.
 
 pub mod config;
@@ -12,6 +13,7 @@ pub mod error;
 pub mod lock;
 pub mod logging;
 pub mod output;
+pub mod stop;
 pub mod units;
 
 pub use error::{ExitCode, OperatorError};

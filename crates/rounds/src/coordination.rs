@@ -299,6 +299,15 @@ impl Coordination {
         }
     }
 
+    /// Why the study ended without its last model, if it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<Cause> {
+        match &self.phase {
+            Phase::Failed { cause, .. } => Some(*cause),
+            _ => None,
+        }
+    }
+
     /// Whether an update of `site` would enter the open round, before its values are sent.
     /// `Ok(false)` means that this very update is already there: nothing needs to be sent.
     ///
@@ -524,7 +533,13 @@ impl Coordination {
                 self.close(study, &plan, contributors, outcome);
                 Ok(vec![Effect::AnnounceEnd])
             }
-            (Phase::Failed { cause: Cause::SumFailed, .. }, _) => Ok(Vec::new()),
+            (
+                Phase::Failed {
+                    cause: Cause::SumFailed,
+                    ..
+                },
+                _,
+            ) => Ok(Vec::new()),
             _ => Err(Unexpected {
                 event: "a failed sum that nobody asked for",
             }),

@@ -198,10 +198,7 @@ fn a_sum_that_cannot_be_done_ends_the_study_and_says_so_to_both_sides() {
     // Sites are told the code, and no path of the server.
     let reason = coordination.end().unwrap().unwrap_err();
     assert!(reason.contains("store_corrupt") && !reason.contains("blobs"));
-    assert_eq!(
-        coordination.sealed_was_used(&site("a"), 1, 1),
-        Some(false)
-    );
+    assert_eq!(coordination.sealed_was_used(&site("a"), 1, 1), Some(false));
 }
 
 #[test]

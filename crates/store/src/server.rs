@@ -6,11 +6,12 @@
 
 mod blobs;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use consilium_core::Study;
+use consilium_core::{GroupName, SiteId, Study};
 use consilium_rounds::{Coordination, RoundRecord};
 use sqlx::Row as _;
 use sqlx::migrate::Migrator;
@@ -253,6 +254,46 @@ impl ServerStore {
                 .map_err(|error| self.failed(&error))?;
         }
         together.commit().await.map_err(|error| self.failed(&error))
+    }
+
+    /// What each site has of the ended study.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`].
+    pub async fn served(&self) -> Result<BTreeMap<SiteId, BTreeSet<GroupName>>, ServerStoreError> {
+        let rows = sqlx::query("SELECT site, group_name FROM served")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let mut served: BTreeMap<SiteId, BTreeSet<GroupName>> = BTreeMap::new();
+        for row in rows {
+            let site: String = row.try_get(0).map_err(|error| self.failed(&error))?;
+            let group: String = row.try_get(1).map_err(|error| self.failed(&error))?;
+            let site = site.parse().map_err(|error| self.failed(&error))?;
+            let group = group.parse().map_err(|error| self.failed(&error))?;
+            served.entry(site).or_default().insert(group);
+        }
+        Ok(served)
+    }
+
+    /// Records that a site has these groups of the ended study.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`].
+    pub async fn serve(
+        &self,
+        site: &SiteId,
+        groups: &BTreeSet<GroupName>,
+    ) -> Result<(), ServerStoreError> {
+        for group in groups {
+            sqlx::query("INSERT OR IGNORE INTO served (site, group_name) VALUES (?, ?)")
+                .bind(site.as_str())
+                .bind(group.as_str())
+                .execute(&self.pool)
+                .await
+                .map_err(|error| self.failed(&error))?;
+        }
+        Ok(())
     }
 
     fn failed(&self, problem: &dyn std::fmt::Display) -> ServerStoreError {

@@ -1,0 +1,2 @@
+-- Forgets what each site has of the ended study.
+DROP TABLE served;
