@@ -7,7 +7,7 @@
 //! sides are counted, system time and the joining of the study included.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -226,8 +226,7 @@ async fn over_tls(study: &Study) {
     server.stop().await;
 }
 
-async fn agent(folder: impl AsRef<Path>, site: SiteId, address: String) {
-    let folder = folder.as_ref();
+async fn agent(folder: PathBuf, site: SiteId, address: String) {
     let certs = folder.join("certs");
     let [certificate, key] = ["pem", "key"].map(|kind| certs.join(format!("{site}.{kind}")));
     let identity = Identity::load(&certificate, &key, Role::Site).expect("an identity");
