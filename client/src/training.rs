@@ -20,7 +20,7 @@ use rand::RngExt as _;
 pub use measure::{constant_metrics, evaluated, metrics, model_targets, primary_metric};
 pub use predict::Predictor;
 use predict::{Who, predict};
-pub use settings::{Decay, ModalityTraining, TrainingSettings};
+pub use settings::{Decay, ModalityTraining, OptimiserKind, TrainingSettings};
 
 use crate::preparation::Preparation;
 use crate::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
@@ -148,9 +148,10 @@ impl SiteTraining {
                 hint: "the training part needs records".into(),
             })?;
         let kind = cohort.manifest().modality.kind;
-        let rule = OptimiserRule::Adam {
-            rate: settings.learning_rate as f32,
-            weight_decay: settings.weight_decay as f32,
+        let (rate, weight_decay) = (settings.learning_rate as f32, settings.weight_decay as f32);
+        let rule = match settings.optimiser {
+            OptimiserKind::Adam => OptimiserRule::Adam { rate, weight_decay },
+            OptimiserKind::Sgd => OptimiserRule::Sgd { rate, weight_decay },
         };
         let threads = one_thread()?;
         Ok(Self {

@@ -4,7 +4,7 @@
 //! scenario in this process as well, and fails if the two final models differ in a single bit.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::Outcome;
 use crate::prepare::prepare;
+use crate::run_folder::RunFolder;
 use crate::scenario::Loaded;
 use crate::simulate::{self, Options};
 
@@ -61,6 +62,8 @@ struct SiteResult {
 /// # Errors
 /// [`OperatorError`]: a program that cannot be started or fails, and `demo_models_differ`.
 pub fn demonstrate(loaded: &Loaded, options: &Options) -> Result<Demonstration, OperatorError> {
+    RunFolder::refuse_finished(&options.out)
+        .map_err(|error| OperatorError::file(&options.out, &error))?;
     let folder = options.out.join("deployment");
     let results = deploy(loaded, options, &folder)?;
     let outcome = simulate::simulate(loaded, options)?;
@@ -107,7 +110,7 @@ fn deploy(
     folder: &Path,
 ) -> Result<BTreeMap<SiteId, SiteResult>, OperatorError> {
     let deployment = prepare(loaded, folder)?;
-    let certs = folder.join("certs");
+    let certs = deployment.certs();
     let issued = Authority::create(&certs, "throw-away demonstration").and_then(|authority| {
         authority.issue_server(&["localhost".into()], &certs)?;
         loaded
@@ -117,21 +120,11 @@ fn deploy(
             .try_for_each(|site| authority.issue_site(site, &certs))
     });
     issued.map_err(|error| OperatorError::failed(error.code(), error.to_string(), error.hint()))?;
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let quoted = |path: &Path| toml::Value::from(absolute(path).display().to_string()).to_string();
-
-    let server_config = format!(
-        "listen = \"127.0.0.1:0\"\nstate = {}\nstudy = {}\ninitial_model = {}\n\n\
-         [identity]\ncertificate = {}\nkey = {}\nauthority = {}\n",
-        quoted(&folder.join("server")),
-        quoted(&deployment.study),
-        quoted(&deployment.initial_model),
-        quoted(&certs.join("server.pem")),
-        quoted(&certs.join("server.key")),
-        quoted(&certs.join("authority.pem")),
-    );
+    // Thrown away: nobody can issue another certificate for this demonstration.
+    let authority_key = certs.join("authority.key");
+    fs::remove_file(&authority_key).map_err(|error| OperatorError::file(&authority_key, &error))?;
     let mut programs = Programs::default();
-    let config = write(&folder.join("server.toml"), &server_config)?;
+    let config = deployment.write_server("127.0.0.1:0")?;
     programs.start(
         "consilium-server",
         &["serve", "--config"],
@@ -140,21 +133,9 @@ fn deploy(
         "server",
     )?;
     let port = programs.port_of_the_server()?;
-    for (site, cohort) in &deployment.cohorts {
-        let state = folder.join("sites").join(site.as_str());
-        let text = format!(
-            "site = \"{site}\"\nstudy = \"{}\"\ncohort = {}\nstate = {}\ndevice = \"{}\"\n\n\
-             [server]\naddress = \"localhost:{port}\"\nname = \"localhost\"\npatience = \"1m\"\n\n\
-             [identity]\ncertificate = {}\nkey = {}\nauthority = {}\n",
-            loaded.scenario.name,
-            quoted(cohort),
-            quoted(&state),
-            options.device,
-            quoted(&certs.join(format!("{site}.pem"))),
-            quoted(&certs.join(format!("{site}.key"))),
-            quoted(&certs.join("authority.pem")),
-        );
-        let config = write(&folder.join(format!("{site}.toml")), &text)?;
+    for site in deployment.cohorts.keys() {
+        let address = format!("localhost:{port}");
+        let config = deployment.write_site(site, &address, "1m", options.device)?;
         programs.start(
             "consilium-site",
             &["run", "--config"],
@@ -169,11 +150,8 @@ fn deploy(
         .sites
         .keys()
         .map(|site| {
-            let path = folder
-                .join("sites")
-                .join(site.as_str())
-                .join("metrics.json");
-            let text = std::fs::read(&path).map_err(|error| OperatorError::file(&path, &error))?;
+            let path = deployment.state_of(site).join("metrics.json");
+            let text = fs::read(&path).map_err(|error| OperatorError::file(&path, &error))?;
             let result = serde_json::from_slice(&text).map_err(|error| {
                 OperatorError::failed("metrics_unreadable", error.to_string(), "")
                     .at(path.display())
@@ -181,11 +159,6 @@ fn deploy(
             Ok((site.clone(), result))
         })
         .collect()
-}
-
-fn write(path: &Path, text: &str) -> Result<PathBuf, OperatorError> {
-    std::fs::write(path, text).map_err(|error| OperatorError::file(path, &error))?;
-    Ok(path.to_owned())
 }
 
 /// The running programs. Whatever happens, none outlives this value.
@@ -329,7 +302,7 @@ impl Program {
     }
 
     fn failed(&self, how: &str) -> OperatorError {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
         let last: Vec<&str> = text.lines().rev().take(3).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
         OperatorError::failed(

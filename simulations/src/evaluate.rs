@@ -1,9 +1,11 @@
 //! `consilium evaluate`: each site's network, trained at that site alone, against the simple models of its
 //! data set on the same patient-wise folds.
 
+use std::collections::BTreeSet;
+
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use consilium_core::SiteId;
-use consilium_data::{Cohort, Fold};
+use consilium_data::{Cohort, Fold, Part};
 use consilium_evaluation::CorrectedT;
 use consilium_models::{DeviceChoice, Prediction, Task};
 use consilium_ops::OperatorError;
@@ -28,6 +30,9 @@ pub struct Options {
     pub folds: u32,
     /// Sites to evaluate; all when empty.
     pub sites: Vec<SiteId>,
+    /// Leave the test part closed: folds over the train and validation parts, on which a recipe may be
+    /// chosen.
+    pub development: bool,
     /// Folds computed at a time.
     pub threads: usize,
     /// Where networks compute.
@@ -66,6 +71,8 @@ pub struct Evaluation {
     pub scenario: String,
     /// Number of folds.
     pub folds: u32,
+    /// Whether the test parts stayed closed.
+    pub development: bool,
     /// Optimiser steps, batches and the rest are the scenario's; this is its seed.
     pub seed: u64,
     /// Largest shortfall of the mean that still counts as equal.
@@ -84,6 +91,8 @@ struct Job<'a> {
 
 /// Metrics of the network, of each baseline and of a constant on one fold.
 struct Scores {
+    /// Patients or records in the fold's test part.
+    units: usize,
     network: Vec<MetricValue>,
     constant: Vec<MetricValue>,
     baselines: Vec<(Baseline, Vec<MetricValue>)>,
@@ -105,7 +114,7 @@ pub fn evaluate(loaded: &Loaded, options: &Options) -> Result<Evaluation, Operat
         .collect::<Result<_, _>>()?;
     let mut jobs = Vec::new();
     for (site, cohort) in cohorts.iter().enumerate() {
-        for (number, fold) in cohort.folds(options.folds).into_iter().enumerate() {
+        for (number, fold) in folds(cohort, options).into_iter().enumerate() {
             if fold.train.is_empty() || fold.test.is_empty() {
                 return Err(OperatorError::configuration(
                     "fold_empty",
@@ -154,10 +163,24 @@ pub fn evaluate(loaded: &Loaded, options: &Options) -> Result<Evaluation, Operat
     Ok(Evaluation {
         scenario: loaded.scenario.name.to_string(),
         folds: options.folds,
+        development: options.development,
         seed: loaded.scenario.seed,
         margin: MARGIN,
         comparisons,
     })
+}
+
+/// Patient-wise folds of the records that may be used.
+fn folds(cohort: &Cohort, options: &Options) -> Vec<Fold> {
+    let mut folds = cohort.folds(options.folds);
+    if options.development {
+        let closed: BTreeSet<usize> = cohort.records_in(Part::Test).into_iter().collect();
+        for fold in &mut folds {
+            fold.train.retain(|record| !closed.contains(record));
+            fold.test.retain(|record| !closed.contains(record));
+        }
+    }
+    folds
 }
 
 fn chosen(loaded: &Loaded, asked: &[SiteId]) -> Result<Vec<SiteId>, OperatorError> {
@@ -201,9 +224,9 @@ fn score(
     let mut training = SiteTraining::new(&loaded.study, &participant, job.cohort, records, device)
         .map_err(at_site)?;
     let model = training.train_alone(&mut |_| ()).map_err(at_site)?;
-    let part = consilium_data::Part::Test;
+    let part = Part::Test;
     let (targets, task) = (training.targets_of(part), training.task().clone());
-    let known = training.targets_of(consilium_data::Part::Train);
+    let known = training.targets_of(Part::Train);
     let measure = |predictions: &[Prediction]| metrics(&task, predictions, &targets, part.as_str());
     let network = training.evaluate_on(&model, part).map_err(at_site)?;
     let mut baselines = Vec::new();
@@ -214,10 +237,19 @@ fn score(
         baselines.push((baseline, measure(&predictions)));
     }
     Ok(Scores {
+        units: units_among(job.cohort, test),
         network,
         constant: constant_metrics(&task, &known, &targets, part.as_str()),
         baselines,
     })
+}
+
+/// Patients, or records where these are the unit, among some records.
+fn units_among(cohort: &Cohort, records: &[usize]) -> usize {
+    let patients: BTreeSet<_> = (records.iter())
+        .map(|&record| cohort.patient()[record])
+        .collect();
+    patients.len()
 }
 
 fn failed_baseline(error: &BaselineError, site: &SiteId) -> OperatorError {
@@ -250,12 +282,13 @@ fn compare(
         .filter_map(|(a, b)| Some((*a)? - (*b)?))
         .collect();
     // One run tests on a share 1/J of the patients and trains on the rest.
-    let test = cohort.patients() / folds.len().max(1);
-    let difference = CorrectedT::of(&differences, cohort.patients() - test, test);
+    let units = folds.iter().map(|scores| scores.units).sum::<usize>();
+    let test = units / folds.len().max(1);
+    let difference = CorrectedT::of(&differences, units - test, test);
     Comparison {
         site: site.clone(),
         unit: cohort.unit().as_str().into(),
-        units: cohort.patients(),
+        units,
         metric: metric.into(),
         baseline: baseline.name().into(),
         constant_folds: column(|scores, _| &scores.constant),
@@ -305,8 +338,13 @@ impl Evaluation {
                 Cell::new(verdict),
             ]);
         }
+        let over = if self.development {
+            " of the train and validation parts"
+        } else {
+            ""
+        };
         format!(
-            "{table}\nMeans over {} patient-wise folds; the network is trained at the site alone, seed {}. \
+            "{table}\nMeans over {} patient-wise folds{over}; the network is trained at the site alone, seed {}. \
              Difference: network minus baseline on the same folds, with the corrected resampled t interval.\n",
             self.folds, self.seed
         )

@@ -62,6 +62,10 @@ enum Command {
         /// Site to evaluate; may be repeated; all when left out.
         #[arg(long)]
         site: Vec<SiteId>,
+        /// Leave the test part closed: folds over the train and validation parts only, on which a recipe may
+        /// be chosen.
+        #[arg(long)]
+        development: bool,
         /// Folds computed at a time; the processors when left out. Changes the time and nothing else.
         #[arg(long)]
         threads: Option<usize>,
@@ -192,6 +196,7 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             scenario,
             folds,
             site,
+            development,
             threads,
             device,
         } => {
@@ -199,6 +204,7 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             let options = evaluate::Options {
                 folds,
                 sites: site,
+                development,
                 threads: threads.unwrap_or_else(processors).max(1),
                 device,
             };
@@ -209,15 +215,30 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
         Command::Study(StudyCommand::Prepare { scenario, out }) => {
             let loaded = Loaded::read(&scenario)?;
             let deployment = prepare::prepare(&loaded, &out)?;
+            let server = deployment.write_server("127.0.0.1:7443")?;
+            let sites = deployment
+                .cohorts
+                .keys()
+                .map(|site| deployment.write_site(site, "localhost:7443", "1h", DeviceChoice::Cpu))
+                .collect::<Result<Vec<_>, _>>()?;
             let data = serde_json::json!({
                 "study": loaded.study.name,
                 "digest": loaded.study.digest(),
                 "document": deployment.study,
                 "initial_model": deployment.initial_model,
                 "cohorts": deployment.cohorts,
+                "server_config": server,
+                "site_configs": sites,
             });
             output::print(format, &data, |_| {
-                format!("study {} prepared in {}", loaded.study.name, out.display())
+                format!(
+                    "study {} prepared in {}: server.toml, and a .toml for each of {} sites\n\
+                     certificates belong in {}: see `consilium-server certs --help`",
+                    loaded.study.name,
+                    out.display(),
+                    loaded.study.sites.len(),
+                    deployment.certs().display()
+                )
             });
             Ok(())
         }
@@ -234,18 +255,21 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
         }
         Command::Data(DataCommand::Check { manifest }) => {
             let findings = consilium_data::check(&manifest);
-            output::print(format, &findings, |findings| {
-                let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
-                if lines.is_empty() {
-                    "nothing is wrong".into()
-                } else {
-                    lines.join("\n")
-                }
-            });
             let errors = findings
                 .iter()
                 .filter(|f| f.severity == consilium_data::Severity::Error)
                 .count();
+            // One document on standard output: in JSON, findings that refuse the cohort are in the error.
+            if errors == 0 || format == Format::Text {
+                output::print(format, &findings, |findings| {
+                    let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
+                    if lines.is_empty() {
+                        "nothing is wrong".into()
+                    } else {
+                        lines.join("\n")
+                    }
+                });
+            }
             if errors == 0 {
                 return Ok(());
             }
@@ -254,6 +278,7 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
                 format!("{errors} errors"),
                 "correct the cohort; nothing was written",
             )
+            .with_details(&findings)
             .at(manifest.display()))
         }
         Command::Model(ModelCommand::List) => {

@@ -1,9 +1,11 @@
-//! The files of a deployment: study document, initial model, and every site's cohort.
+//! The files of a deployment: study document, initial model, every site's cohort, and configuration files that
+//! expect certificates in `certs/` beside them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use consilium_core::SiteId;
+use consilium_models::DeviceChoice;
 use consilium_ops::OperatorError;
 
 use crate::scenario::{CohortChoice, Loaded};
@@ -11,6 +13,10 @@ use crate::scenario::{CohortChoice, Loaded};
 /// Where the files of a deployment are.
 #[derive(Clone, Debug)]
 pub struct Deployment {
+    /// The folder they are in.
+    folder: PathBuf,
+    /// The study's name.
+    name: String,
     /// The study document, for the server.
     pub study: PathBuf,
     /// Initial values of the federated groups, for the server.
@@ -19,7 +25,7 @@ pub struct Deployment {
     pub cohorts: BTreeMap<SiteId, PathBuf>,
 }
 
-/// Writes what the separate programs need to `folder`. Generated cohorts are written out as files; others
+/// Writes what the separate programs need to `folder`, but for their configuration. Generated cohorts are written out as files; others
 /// stay where they are.
 ///
 /// # Errors
@@ -60,8 +66,79 @@ pub fn prepare(loaded: &Loaded, folder: &Path) -> Result<Deployment, OperatorErr
         cohorts.insert(site.clone(), manifest);
     }
     Ok(Deployment {
+        folder: folder.to_owned(),
+        name: loaded.study.name.to_string(),
         study: write("study.json", &study)?,
         initial_model: write("initial.safetensors", &initial)?,
         cohorts,
     })
+}
+
+impl Deployment {
+    /// Where the certificates and keys belong.
+    #[must_use]
+    pub fn certs(&self) -> PathBuf {
+        self.folder.join("certs")
+    }
+
+    /// Where a site keeps its state.
+    #[must_use]
+    pub fn state_of(&self, site: &SiteId) -> PathBuf {
+        self.folder.join("state").join(site.as_str())
+    }
+
+    /// Writes `server.toml`, for a server that listens on `listen`.
+    ///
+    /// # Errors
+    /// [`OperatorError`] when the disk fails.
+    pub fn write_server(&self, listen: &str) -> Result<PathBuf, OperatorError> {
+        let text = format!(
+            "listen = \"{listen}\"\nstate = \"state/server\"\nstudy = {}\ninitial_model = {}\n\n{}",
+            self.quoted(&self.study),
+            self.quoted(&self.initial_model),
+            identity("server"),
+        );
+        self.write("server.toml", &text)
+    }
+
+    /// Writes `<site>.toml`, for an agent that reaches the server called localhost at `address` and gives up
+    /// after `patience`.
+    ///
+    /// # Errors
+    /// [`OperatorError`] when the disk fails.
+    pub fn write_site(
+        &self,
+        site: &SiteId,
+        address: &str,
+        patience: &str,
+        device: DeviceChoice,
+    ) -> Result<PathBuf, OperatorError> {
+        let text = format!(
+            "site = \"{site}\"\nstudy = \"{}\"\ncohort = {}\nstate = \"state/{site}\"\ndevice = \"{device}\"\n\n\
+             [server]\naddress = \"{address}\"\nname = \"localhost\"\npatience = \"{patience}\"\n\n{}",
+            self.name,
+            self.quoted(&self.cohorts[site]),
+            identity(site.as_str()),
+        );
+        self.write(&format!("{site}.toml"), &text)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf, OperatorError> {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).map_err(|error| OperatorError::file(&path, &error))?;
+        Ok(path)
+    }
+
+    /// A path as a TOML string, from the folder where it is inside it.
+    fn quoted(&self, path: &Path) -> String {
+        let path = path.strip_prefix(&self.folder).unwrap_or(path);
+        toml::Value::from(path.display().to_string()).to_string()
+    }
+}
+
+fn identity(name: &str) -> String {
+    format!(
+        "[identity]\ncertificate = \"certs/{name}.pem\"\nkey = \"certs/{name}.key\"\n\
+         authority = \"certs/authority.pem\"\n"
+    )
 }

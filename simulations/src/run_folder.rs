@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use consilium_core::clock::{Clock as _, SystemClock};
 use consilium_core::{Digest, ModelManifest, ModelVector, SiteId};
 use serde::{Deserialize, Serialize};
 
@@ -87,11 +88,11 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates `path`; refuses one that holds a finished run.
+    /// Refuses a folder that holds a finished run.
     ///
     /// # Errors
-    /// When the folder cannot be made, or holds `manifest.json`.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    /// When `path` holds `manifest.json`.
+    pub fn refuse_finished(path: &Path) -> io::Result<()> {
         if path.join("manifest.json").exists() {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
@@ -101,6 +102,15 @@ impl RunFolder {
                 ),
             ));
         }
+        Ok(())
+    }
+
+    /// Creates `path`; refuses one that holds a finished run.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, or holds `manifest.json`.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        Self::refuse_finished(path)?;
         fs::create_dir_all(path)?;
         let events = File::create(path.join("events.jsonl"))?;
         Ok(Self {
@@ -115,12 +125,19 @@ impl RunFolder {
         &self.path
     }
 
-    /// Appends one line to `events.jsonl`.
+    /// Appends one line to `events.jsonl`, with the time in milliseconds since the Unix epoch.
     ///
     /// # Errors
     /// When the disk does not take it.
     pub fn event(&mut self, event: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.events, event)?;
+        #[derive(Serialize)]
+        struct Line<'a, E> {
+            at: u64,
+            #[serde(flatten)]
+            event: &'a E,
+        }
+        let at = SystemClock.now().0;
+        serde_json::to_writer(&mut self.events, &Line { at, event })?;
         self.events.write_all(b"\n")
     }
 

@@ -142,13 +142,11 @@ impl Loaded {
     /// # Errors
     /// [`OperatorError`] with the line for a file that is not acceptable.
     pub fn read(choice: &str) -> Result<Self, OperatorError> {
-        let (scenario, folder) = match BUILT_IN.iter().find(|(name, _)| *name == choice) {
+        let (scenario, folder, place) = match BUILT_IN.iter().find(|(name, _)| *name == choice) {
             Some((name, text)) => {
                 let place = PathBuf::from(format!("{name} (built in)"));
-                (
-                    consilium_ops::config::parse_toml(&place, text)?,
-                    PathBuf::new(),
-                )
+                let scenario = consilium_ops::config::parse_toml(&place, text)?;
+                (scenario, PathBuf::new(), place)
             }
             None => {
                 let path = Path::new(choice);
@@ -161,10 +159,17 @@ impl Loaded {
                     ));
                 }
                 let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-                (consilium_ops::config::read_toml(path)?, folder)
+                (
+                    consilium_ops::config::read_toml(path)?,
+                    folder,
+                    path.to_owned(),
+                )
             }
         };
-        Self::resolve(scenario, folder)
+        Self::resolve(scenario, folder).map_err(|error| match error.location {
+            Some(_) => error,
+            None => error.at(place.display()),
+        })
     }
 
     /// Checks a scenario as a whole and derives the study document.

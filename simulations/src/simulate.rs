@@ -1,6 +1,7 @@
 //! `consilium simulate`: a federation in one process, its controls, and the run folder.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -47,13 +48,15 @@ pub const FEDERATED: &str = "federated:fedavg";
 pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorError> {
     let started = SystemClock.now().0;
     let clock = Instant::now();
-    let folder = RunFolder::create(&options.out)
-        .map_err(|error| OperatorError::file(&options.out, &error))?;
-    let watch = Watch::new(&loaded.study, folder);
+    let at_folder = |error: io::Error| OperatorError::file(&options.out, &error);
+    // Everything that can be refused is refused before the first file is written.
+    RunFolder::refuse_finished(&options.out).map_err(at_folder)?;
     let sites = cohorts(loaded, options.threads)?;
+    let work = works(loaded, &sites, options)?;
+    let folder = RunFolder::create(&options.out).map_err(at_folder)?;
+    let watch = Watch::new(&loaded.study, folder);
 
     watch.stage("federated training");
-    let work = works(loaded, &sites, options)?;
     let tell = |told: Told| watch.told(&told);
     let mut finished = federation::run(
         &loaded.study,
@@ -78,7 +81,7 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     write(
         loaded, &sites, &finished, &measured, &outcome, watch, started,
     )
-    .map_err(|error| OperatorError::file(&options.out, &error))?;
+    .map_err(at_folder)?;
     Ok(outcome)
 }
 
@@ -281,7 +284,7 @@ fn write(
     outcome: &Outcome,
     watch: Watch,
     started: u64,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let run = loaded.scenario.name.to_string();
     let seed = loaded.scenario.seed;
     let mut metrics = Vec::new();
@@ -308,9 +311,9 @@ fn write(
             bytes_up: traffic.up,
         })
         .collect();
-    let figure = plots::comparison(outcome).map_err(std::io::Error::other)?;
+    let figure = plots::comparison(outcome).map_err(io::Error::other)?;
     let folder = watch.into_folder();
-    let resolved = toml::to_string_pretty(&loaded.scenario).map_err(std::io::Error::other)?;
+    let resolved = toml::to_string_pretty(&loaded.scenario).map_err(io::Error::other)?;
     folder.write("scenario.toml", resolved.as_bytes())?;
     folder.write("study.json", &serde_json::to_vec(&loaded.study)?)?;
     folder.write_csv("metrics.csv", &metrics)?;

@@ -21,9 +21,12 @@ pub struct ModalityTraining {
     /// Most records of one patient in one step.
     #[serde(default = "four")]
     pub max_records_per_patient: usize,
-    /// Highest learning rate of Adam.
+    /// What turns gradients into steps.
+    #[serde(default)]
+    pub optimiser: OptimiserKind,
+    /// Highest learning rate.
     pub learning_rate: f64,
-    /// Decoupled weight decay (AdamW), as a fraction of the learning rate.
+    /// Decoupled weight decay, as a fraction of the learning rate.
     #[serde(default)]
     pub weight_decay: f64,
     /// Steps of the whole study over which the rate grows from zero.
@@ -41,6 +44,18 @@ pub struct ModalityTraining {
     pub augmentation: Option<Augmentation>,
 }
 
+/// What turns gradients into steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimiserKind {
+    /// Adam.
+    #[default]
+    Adam,
+    /// Stochastic gradient descent. On wide tables of few patients its steps on the first layer stay in the span
+    /// of the records, where Adam moves every column by as much.
+    Sgd,
+}
+
 /// What the learning rate does after the warm-up. Fixed in advance: nothing depends on validation data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,6 +66,9 @@ pub enum Decay {
     /// It falls to a hundredth on half a cosine over the steps of the study.
     Cosine,
 }
+
+/// Most optimiser steps in one round; with the most rounds of a study, its steps fit 32 bits.
+const MOST_LOCAL_STEPS: u32 = 100_000;
 
 fn four() -> usize {
     4
@@ -65,10 +83,11 @@ impl ModalityTraining {
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
-        if self.local_steps == 0 || self.batch == 0 || self.max_records_per_patient == 0 {
-            return Some(
-                "local_steps, batch and max_records_per_patient must be at least 1".into(),
-            );
+        if self.batch == 0 || self.max_records_per_patient == 0 {
+            return Some("batch and max_records_per_patient must be at least 1".into());
+        }
+        if !(1..=MOST_LOCAL_STEPS).contains(&self.local_steps) {
+            return Some(format!("local_steps must be from 1 to {MOST_LOCAL_STEPS}"));
         }
         if !positive(self.learning_rate) {
             return Some("learning_rate must be above 0".into());
@@ -79,7 +98,8 @@ impl ModalityTraining {
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return Some("weight_decay must be 0 or above".into());
         }
-        None
+        let views = self.augmentation.and_then(|views| views.problem());
+        views.map(|problem| format!("augmentation: {problem}"))
     }
 
     /// The learning rate at `step` (from 0) of `steps` in the whole study.
@@ -101,6 +121,8 @@ impl ModalityTraining {
 
 #[cfg(test)]
 mod tests {
+    use consilium_data::TableAugmentation;
+
     use super::*;
 
     fn settings(decay: Decay) -> ModalityTraining {
@@ -108,6 +130,7 @@ mod tests {
             local_steps: 5,
             batch: 8,
             max_records_per_patient: 4,
+            optimiser: OptimiserKind::default(),
             learning_rate: 0.1,
             weight_decay: 0.0,
             warm_up_steps: 4,
@@ -125,5 +148,27 @@ mod tests {
         assert!((cosine.rate_at(54, 104) - 0.0505).abs() < 1e-12);
         assert!((cosine.rate_at(104, 104) - 0.001).abs() < 1e-12);
         assert_eq!(settings(Decay::Constant).rate_at(104, 104), 0.1);
+    }
+
+    #[test]
+    fn settings_that_cannot_train_are_refused_by_name() {
+        let refused = |change: &dyn Fn(&mut ModalityTraining)| {
+            let mut settings = settings(Decay::Constant);
+            change(&mut settings);
+            settings.problem().unwrap_or_default()
+        };
+        assert_eq!(refused(&|_| ()), "");
+        assert!(refused(&|s| s.local_steps = u32::MAX).contains("local_steps"));
+        assert!(refused(&|s| s.learning_rate = f64::NAN).contains("learning_rate"));
+        for (dropout, noise, named) in [
+            (2.0, 0.0, "dropout"),
+            (f32::NAN, 0.0, "dropout"),
+            (0.0, -1.0, "noise"),
+            (0.0, f32::NAN, "noise"),
+        ] {
+            let views = Augmentation::Table(TableAugmentation { dropout, noise });
+            let problem = refused(&|s| s.augmentation = Some(views));
+            assert!(problem.contains(named), "{problem}");
+        }
     }
 }

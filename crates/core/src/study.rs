@@ -76,6 +76,9 @@ pub struct Participant {
     pub declared_patients: u32,
 }
 
+/// Most rounds of a study: with the most local steps of a round, the steps of a study fit 32 bits.
+pub const MOST_ROUNDS: u32 = 40_000;
+
 /// Rounds, quorum, deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -139,8 +142,8 @@ pub enum InvalidStudy {
         /// The number of sites.
         sites: usize,
     },
-    /// No rounds or no time.
-    #[error("rounds and deadline_seconds must be at least 1")]
+    /// No rounds, more than anybody runs, or no time.
+    #[error("rounds must be from 1 to {MOST_ROUNDS}, and deadline_seconds at least 1")]
     Schedule,
     /// A group that a site needs is not in the manifest.
     #[error("site {site} needs group {group}, which the model does not have")]
@@ -210,7 +213,8 @@ impl Study {
                 sites: self.sites.len(),
             });
         }
-        if self.schedule.rounds == 0 || self.schedule.deadline_seconds == 0 {
+        if !(1..=MOST_ROUNDS).contains(&self.schedule.rounds) || self.schedule.deadline_seconds == 0
+        {
             return Err(InvalidStudy::Schedule);
         }
         let groups = self.manifest.group_lengths();

@@ -102,6 +102,32 @@ impl Augmentation {
             }
         }
     }
+
+    /// What is wrong with the settings, if anything.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let (amounts, dropout) = match self {
+            Self::Image(image) => (
+                vec![
+                    ("brightness", image.brightness),
+                    ("contrast", image.contrast),
+                    ("noise", image.noise),
+                ],
+                0.0,
+            ),
+            Self::Signal(signal) => (vec![("scale", signal.scale), ("noise", signal.noise)], 0.0),
+            Self::Table(table) => (vec![("noise", table.noise)], table.dropout),
+        };
+        if let Some((name, amount)) =
+            (amounts.into_iter()).find(|(_, amount)| !(amount.is_finite() && *amount >= 0.0))
+        {
+            return Some(format!("{name} must be 0 or above, not {amount}"));
+        }
+        if !(0.0..1.0).contains(&dropout) {
+            return Some(format!("dropout must be from 0 to below 1, not {dropout}"));
+        }
+        None
+    }
 }
 
 /// The settings are for another kind of record, or the values do not fill the shape.

@@ -62,7 +62,8 @@ const DATA_VARIABLE: &str = "CONSILIUM_DATA";
 
 /// Expands variables and takes the path relative to the folder of the manifest.
 ///
-/// `CONSILIUM_DATA`, where it is not set, is `../shared/data` beside one of the folders above the manifest.
+/// `CONSILIUM_DATA` may be relative to the working folder or to one of the folders above the manifest; where it
+/// is not set, it is `../shared/data`.
 fn resolve(manifest: &Path, text: &str) -> Result<PathBuf, Problem> {
     let folder = manifest.parent().unwrap_or(Path::new("."));
     let mut expanded = String::new();
@@ -75,14 +76,15 @@ fn resolve(manifest: &Path, text: &str) -> Result<PathBuf, Problem> {
         };
         expanded.push_str(before);
         match std::env::var(name) {
+            Ok(value) if name == DATA_VARIABLE => {
+                let found = data_folder(folder, &value).unwrap_or(PathBuf::from(value));
+                expanded.push_str(&found.to_string_lossy());
+            }
             Ok(value) => expanded.push_str(&value),
             Err(_) if name == DATA_VARIABLE => {
-                let absolute = std::path::absolute(folder).unwrap_or(folder.to_owned());
-                let default = (absolute.ancestors())
-                    .map(|above| above.join("../shared/data"))
-                    .find(|data| data.is_dir())
-                    .ok_or(Problem::VariableUnset(name.to_owned()))?;
-                expanded.push_str(&default.to_string_lossy());
+                let found = data_folder(folder, "../shared/data");
+                let found = found.ok_or(Problem::VariableUnset(name.to_owned()))?;
+                expanded.push_str(&found.to_string_lossy());
             }
             Err(_) => return Err(Problem::VariableUnset(name.to_owned())),
         }
@@ -90,6 +92,16 @@ fn resolve(manifest: &Path, text: &str) -> Result<PathBuf, Problem> {
     }
     expanded.push_str(rest);
     Ok(folder.join(expanded))
+}
+
+/// `data` from the working folder, or from one of the folders above the manifest.
+fn data_folder(manifest_folder: &Path, data: &str) -> Option<PathBuf> {
+    let here = std::env::current_dir().unwrap_or_default();
+    let above = std::path::absolute(manifest_folder).unwrap_or(manifest_folder.to_owned());
+    std::iter::once(here.as_path())
+        .chain(above.ancestors())
+        .map(|folder| folder.join(data))
+        .find(|folder| folder.is_dir())
 }
 
 fn split_key(

@@ -46,6 +46,9 @@ pub struct OperatorError {
     /// File and line, address or key.
     #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
+    /// Every single finding, for programs that read the JSON form; the message says it in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<serde_json::Value>>,
     /// How the program ends.
     #[serde(skip)]
     pub exit: ExitCode,
@@ -64,6 +67,7 @@ impl OperatorError {
             message: message.into(),
             hint: hint.into(),
             location: None,
+            details: None,
             exit,
         }
     }
@@ -98,6 +102,13 @@ impl OperatorError {
             _ => ("file_failed", "see the message of the operating system"),
         };
         Self::failed(code, error.to_string(), hint).at(path.display())
+    }
+
+    /// Adds every single finding.
+    #[must_use]
+    pub fn with_details(mut self, details: &impl Serialize) -> Self {
+        self.details = serde_json::to_value(details).ok().map(Box::new);
+        self
     }
 
     /// Adds where it happened.

@@ -12,7 +12,7 @@ pub enum Format {
     /// For people.
     #[default]
     Text,
-    /// One JSON object: `{schema_version, status, data | error{code, message, hint, where}}`.
+    /// One JSON object: `{schema_version, status, data | error{code, message, hint, where, details}}`.
     Json,
 }
 

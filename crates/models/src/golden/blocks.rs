@@ -68,10 +68,10 @@ fn golden_blocks_match_the_reference() {
             dct(&file);
             "DCT"
         } else {
-            println!("not covered: {name}");
+            say(&format!("not covered: {name}"));
             continue;
         };
-        println!("{name}: {kind}");
+        say(&format!("{name}: {kind}"));
     }
 }
 

@@ -112,9 +112,7 @@ pub(super) fn heads(file: &Npz) {
         );
     }
     if file.has("corner_prob") {
-        println!(
-            "not covered: corner_* (losses of exact 0/1 probabilities; ours start from logits)"
-        );
+        say("not covered: corner_* (losses of exact 0/1 probabilities; ours start from logits)");
     }
 }
 
@@ -222,12 +220,12 @@ fn golden_full_models_match_the_reference() {
         let value: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         if value.get("stages").is_some() && value.get("parameters").is_some() {
-            println!("{name}: full model");
+            say(&format!("{name}: full model"));
             full(&value, &files);
         } else {
-            println!(
+            say(&format!(
                 "not covered: {name} (not a model: concordance is tested in consilium-evaluation)"
-            );
+            ));
         }
     }
 }

@@ -1,0 +1,96 @@
+//! A few steps of EHPAL-Net on a GPU through WebGPU beside the same steps on the processor.
+//!
+//! The two share formulas and host code only: the processor runs our own kernels with hand-written gradients,
+//! `wgpu` runs Burn's operations and its autodiff. A software Vulkan driver is enough. Whoever builds with the
+//! feature asks for the device, so its absence fails.
+#![cfg(feature = "wgpu")]
+
+mod sites;
+
+use consilium_models::{DeviceChoice, OptimiserRule, Trainer};
+use sites::{Site, random, sites, spec};
+
+const STEPS: u32 = 3;
+
+/// Largest relative distance of two gradients in single precision: twice what each may be off the exact one.
+const GRADIENT: f64 = 2e-4;
+
+/// SGD: Adam divides by the root of the second moment and so magnifies rounding where it is near zero.
+fn trainer(site: &Site, device: DeviceChoice) -> Trainer {
+    let rule = OptimiserRule::Sgd {
+        rate: 0.01,
+        weight_decay: 0.0,
+    };
+    site.trainer(&spec(), rule, &device.open().expect("the device"))
+}
+
+/// Euclidean distance over the length of `b`.
+fn relative(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let (mut distance, mut length) = (0.0, 0.0);
+    for (&a, &b) in a.iter().zip(b) {
+        distance += (f64::from(a) - f64::from(b)).powi(2);
+        length += f64::from(b).powi(2);
+    }
+    (distance / length).sqrt()
+}
+
+#[test]
+fn losses_and_gradients_of_every_kind_of_stem_and_head_equal_those_of_the_processor() {
+    for site in sites() {
+        let name = &site.modality;
+        let mut gpu = trainer(&site, DeviceChoice::Wgpu);
+        let mut cpu = trainer(&site, DeviceChoice::Cpu);
+        let views = site.views();
+        let batch = site.batch(&views);
+        let mut losses = Vec::new();
+        for step in 0..STEPS {
+            // From the same weights, or rounding would grow from step to step.
+            gpu.load(&cpu.network().groups()).unwrap();
+            let dropout = || random("dropout", step);
+            let (on_gpu, gpu_loss) = gpu.gradient(&batch, &mut dropout()).unwrap();
+            let (on_cpu, cpu_loss) = cpu.gradient(&batch, &mut dropout()).unwrap();
+            let loss = (gpu_loss.sum / cpu_loss.sum - 1.0).abs();
+            let gradient = relative(&on_gpu, &on_cpu);
+            println!(
+                "{name} step {step}: loss {:.6}, relative difference {loss:.1e}; gradient {gradient:.1e}",
+                cpu_loss.sum
+            );
+            assert!(loss < 1e-5, "{name} step {step}: loss");
+            assert!(gradient < GRADIENT, "{name} step {step}: gradient");
+            for trainer in [&mut gpu, &mut cpu] {
+                trainer.step(&batch, 1.0, &mut dropout()).unwrap();
+            }
+            let weights = |trainer: &Trainer| -> Vec<f32> {
+                trainer
+                    .network()
+                    .groups()
+                    .0
+                    .into_values()
+                    .flatten()
+                    .collect()
+            };
+            let moved = relative(&weights(&gpu), &weights(&cpu));
+            assert!(moved < 1e-5, "{name} step {step}: weights {moved:.1e}");
+            losses.push(cpu_loss.sum);
+        }
+        let fell = losses.windows(2).all(|pair| pair[1] < pair[0]);
+        assert!(fell, "{name}: every step lowers the loss, {losses:?}");
+    }
+}
+
+#[test]
+fn the_same_steps_twice_on_the_device_give_the_same_bytes() {
+    let [site, ..] = sites();
+    let train = || {
+        let mut trainer = trainer(&site, DeviceChoice::Wgpu);
+        let views = site.views();
+        for step in 0..STEPS {
+            trainer
+                .step(&site.batch(&views), 1.0, &mut random("dropout", step))
+                .unwrap();
+        }
+        trainer.network().groups()
+    };
+    assert_eq!(train(), train());
+}
