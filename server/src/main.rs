@@ -168,10 +168,11 @@ fn runtime() -> Result<tokio::runtime::Runtime, OperatorError> {
 fn serve(config: &Path, exit_when_finished: bool) -> Result<(), OperatorError> {
     let config = ServerConfig::read(config)?;
     runtime()?.block_on(async {
+        let stop = stopped()?;
         let running = listen::start(&config, Arc::new(SystemClock)).await?;
         let ended = tokio::select! {
             ended = running.until_finished(), if exit_when_finished => ended,
-            stop = stopped() => stop,
+            stop = stop => stop,
         };
         running.stop().await;
         ended

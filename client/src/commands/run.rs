@@ -41,9 +41,10 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
         .build()
         .map_err(|error| no_runtime(&error))?;
     runtime.block_on(async {
+        let mut stop = std::pin::pin!(stopped()?);
         let ended = tokio::select! {
             outcome = follow(&config, server, make_work) => Some(outcome?),
-            stop = stopped() => stop.map(|()| None)?,
+            stop = &mut stop => stop.map(|()| None)?,
         };
         let Some(outcome) = ended else { return Ok(()) };
         output::print(format, &outcome, text);
@@ -51,7 +52,7 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
             return Ok(());
         }
         info!("waiting to be stopped");
-        stopped().await
+        stop.await
     })
 }
 

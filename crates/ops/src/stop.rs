@@ -2,42 +2,50 @@
 
 use crate::{ExitCode, OperatorError};
 
-/// Waits until somebody stops the program: a service manager (SIGTERM, a clean end) or the keyboard (exit 130).
-/// What matters to a program that may be killed at any moment is stored: nothing has to be tidied up.
+/// Ready once somebody stops the program: a service manager (SIGTERM, a clean end) or the keyboard (exit 130).
+/// Signals count from this call on, which belongs before the first work. What matters to a program that may be
+/// killed at any moment is stored: nothing has to be tidied up.
 ///
 /// # Errors
-/// `interrupted` with exit code 130, or `signals` when this account may not handle signals.
+/// `signals` when this account may not handle signals; the future ends with `interrupted`, exit code 130.
+///
+/// # Panics
+/// Outside an async runtime.
 #[cfg(unix)]
-pub async fn stopped() -> Result<(), OperatorError> {
+pub fn stopped() -> Result<impl Future<Output = Result<(), OperatorError>>, OperatorError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let no_signals = |error: std::io::Error| {
-        OperatorError::failed(
-            "signals",
-            error.to_string(),
-            "let this account handle signals",
-        )
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            OperatorError::failed(
+                "signals",
+                error.to_string(),
+                "let this account handle signals",
+            )
+        })
     };
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-    tokio::select! {
-        _ = terminate.recv() => {
-            tracing::info!("stopped");
-            Ok(())
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+            _ = interrupt.recv() => Err(interruption()),
         }
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.map_err(no_signals)?;
-            Err(interruption())
-        }
-    }
+    })
 }
 
-/// Waits until somebody stops the program from the keyboard (exit 130).
+/// Ready once somebody stops the program from the keyboard (exit 130).
 ///
 /// # Errors
-/// `interrupted` with exit code 130.
+/// None here; the future ends with `interrupted`, exit code 130.
 #[cfg(not(unix))]
-pub async fn stopped() -> Result<(), OperatorError> {
-    let _ = tokio::signal::ctrl_c().await;
-    Err(interruption())
+pub fn stopped() -> Result<impl Future<Output = Result<(), OperatorError>>, OperatorError> {
+    Ok(async {
+        let _ = tokio::signal::ctrl_c().await;
+        Err(interruption())
+    })
 }
 
 fn interruption() -> OperatorError {
