@@ -9,7 +9,7 @@ use consilium_core::{Digest, GroupName, Participant, RoundPlan, SiteId, Study};
 use consilium_proto::Refused;
 use consilium_rounds::{Assignment, Cause, Coordination, Effect, Event, RejectUpdate};
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::aggregate::{self, Summed, places};
@@ -35,7 +35,9 @@ pub struct Consortium {
     clock: Arc<dyn Clock>,
     coordination: Mutex<Coordination>,
     /// Held from the moment a blob is in place until the state names it, and while unnamed blobs are removed.
-    naming: Mutex<()>,
+    naming: Arc<Mutex<()>>,
+    /// The upload of each site that runs, or ran last: dropping its sender ends it.
+    uploads: std::sync::Mutex<BTreeMap<SiteId, oneshot::Sender<()>>>,
     /// Counts changes of the state; waiting calls look at it.
     changes: watch::Sender<u64>,
     /// SHA-256 of the groups of the models that were asked for, computed once for each.
@@ -77,7 +79,8 @@ impl Consortium {
             blobs,
             clock,
             coordination: Mutex::new(coordination),
-            naming: Mutex::default(),
+            naming: Arc::default(),
+            uploads: std::sync::Mutex::default(),
             changes: watch::Sender::new(0),
             digests: Mutex::default(),
             served: Mutex::new(served),
@@ -180,6 +183,15 @@ impl Consortium {
         }
     }
 
+    /// A site begins to send an update; what it returns is ready once a newer upload of this site begins. A
+    /// connection may have been lost without a word, so that the newer one counts.
+    pub fn begin_upload(&self, site: &SiteId) -> oneshot::Receiver<()> {
+        let (running, superseded) = oneshot::channel();
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads.insert(site.clone(), running);
+        superseded
+    }
+
     /// A site asks for work.
     pub fn hear(&self, site: &SiteId) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -262,15 +274,26 @@ impl Consortium {
     ) -> Result<(), ServerStoreError> {
         // The long part: other updates may be named meanwhile.
         tokio::task::block_in_place(|| writer.sync())?;
-        let _naming = self.naming.lock().await;
+        let naming = Arc::clone(&self.naming).lock_owned().await;
         let digest = tokio::task::block_in_place(|| writer.finish())?;
-        self.take(Event::UpdateStored {
+        let event = Event::UpdateStored {
             site,
             round,
             attempt,
             digest,
-        })
-        .await
+        };
+        // A task of its own: a peer that goes away must not leave a blob in place without its name, or a
+        // stored state that this process does not know.
+        let this = Arc::clone(self);
+        let named = tokio::spawn(async move {
+            let taken = this.take(event).await;
+            drop(naming);
+            taken
+        });
+        match named.await {
+            Ok(taken) => taken,
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        }
     }
 
     /// Looks at the clock until the study has ended.

@@ -30,7 +30,7 @@ use crate::service::Service;
 /// Longest TLS handshake.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Handshakes at a time.
+/// Handshakes at a time, of peers that have begun to speak.
 const HANDSHAKES: usize = 64;
 
 /// A server that listens.
@@ -202,16 +202,18 @@ async fn accept(
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
-            return;
-        };
         // Answers are small and waited for. A failure shows in the handshake.
         let _ = tcp.set_nodelay(true);
         let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+        let handshakes = Arc::clone(&handshakes);
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_PATIENCE, acceptor.accept(tcp)).await;
-            drop(permit);
-            let stream = match shaken {
+            let shaken = tokio::time::timeout(HANDSHAKE_PATIENCE, async {
+                // A peer that says nothing holds its own connection up, and nobody else's.
+                tcp.peek(&mut [0]).await?;
+                let _permit = handshakes.acquire().await.map_err(io::Error::other)?;
+                acceptor.accept(tcp).await
+            });
+            let stream = match shaken.await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
                     tracing::warn!(%from, %error, error.code = "tls_refused", "connection refused");

@@ -182,7 +182,15 @@ impl Calls for Service {
     ) -> Reply<UploadReply> {
         let participant = self.caller(&request)?;
         let site = participant.site.clone();
-        let reply = self.upload(participant, request.into_inner()).await;
+        let superseded = self.0.begin_upload(&site);
+        let reply = tokio::select! {
+            reply = self.upload(participant, request.into_inner()) => reply,
+            _ = superseded => Err(refuse_for_now(
+                "upload_superseded",
+                "another upload of this site began: it sends one at a time",
+                "run one agent for each site",
+            )),
+        };
         logged(&site, reply)
     }
 }

@@ -417,6 +417,44 @@ async fn a_server_whose_study_had_ended_waits_only_for_sites_that_lack_something
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn peers_that_connect_and_say_nothing_hold_nobody_up() {
+    let consortium = Consortium::new().await;
+    let address = consortium.running().address;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    let served = async { consortium.send("a", consortium.upload("a", 0.5)).await };
+    let within = tokio::time::timeout(Duration::from_secs(5), served).await;
+    assert!(!within.expect("the site is served").unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_sends_one_update_at_a_time_and_the_newer_upload_counts() {
+    let consortium = Consortium::new().await;
+    let before = consortium.blobs();
+    // The first stands still after its header, as on a connection that was lost without a word.
+    let (sender, messages) = tokio::sync::mpsc::channel(4);
+    let mut update = consortium.upload("a", 0.5).into_iter();
+    sender.send(update.next().unwrap()).await.unwrap();
+    let mut site = consortium.site("a").await;
+    let stalled = tokio::spawn(async move {
+        let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
+        site.upload_update(messages).await
+    });
+    while consortium.blobs() == before {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!consortium.send("a", consortium.upload("a", 0.5)).await.unwrap());
+    let refused = stalled.await.unwrap().unwrap_err();
+    assert_eq!(code(&refused), "upload_superseded");
+    assert!(Refused::from_status(&refused).unwrap().retryable);
+    // Only the update of the second is there.
+    assert_eq!(consortium.blobs(), before + 1);
+    drop(sender);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn foreign_expired_and_absent_certificates_reach_no_call() {
     let consortium = Consortium::new().await;
     let (certs, authority) = (
