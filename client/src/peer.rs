@@ -131,6 +131,9 @@ pub enum PeerError {
         /// Hash of the model.
         model: Digest,
     },
+    /// A message was larger than either side takes.
+    #[error("a message between server and site is too large: {0}")]
+    TooLarge(String),
     /// The server answered something that the protocol does not allow.
     #[error("the server's answer breaks the protocol: {0}")]
     Nonsense(String),
@@ -145,6 +148,7 @@ impl PeerError {
             Self::NotAuthenticated { code, .. } => code,
             Self::Refused { code, .. } => code,
             Self::WrongValues { .. } => "group_digest_mismatch",
+            Self::TooLarge(_) => "message_too_large",
             Self::Nonsense(_) => "server_protocol",
         }
     }
@@ -188,6 +192,11 @@ impl From<PeerError> for OperatorError {
                 code,
                 message,
                 "tell the coordinator that the server's model is damaged; nothing of it was used here",
+            ),
+            PeerError::TooLarge(_) => Self::failed(
+                code,
+                message,
+                "ask the coordinator for a smaller study document, and compare the versions of the programs",
             ),
             PeerError::Nonsense(_) => Self::failed(
                 code,

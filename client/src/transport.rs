@@ -100,6 +100,7 @@ impl GrpcServer {
                     None => Failure::Transient(innermost(status)),
                 }
             }
+            Code::OutOfRange => Failure::Final(PeerError::TooLarge(status.message().to_owned())),
             code => Failure::Final(PeerError::Nonsense(format!(
                 "{code:?}: {}",
                 status.message()

@@ -244,6 +244,16 @@ async fn a_first_round_from_another_model_than_the_documents_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_study_document_beyond_the_limit_of_a_message_is_named_as_such() {
+    let (consortium, state) = (Consortium::new(), ServerState::new());
+    let server = consortium.serve(Arc::clone(&state)).await;
+    state.inner().study.training = serde_json::Value::String("x".repeat(3 << 20));
+    let error = ends_with(&consortium, &server.address, Toy::make()).await;
+    assert_eq!(error.code(), "message_too_large");
+    assert!(OperatorError::from(error).hint.contains("smaller study"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_never_answers_is_given_up_with_exit_code_4() {
     let consortium = Consortium::new();
     let authority = consortium.authority.certificate();

@@ -12,15 +12,15 @@ use consilium_proto::consortium_server::Consortium as Calls;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AssignmentReply, AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyReply,
-    GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, Refused, UpdateHeader, UploadMessage,
-    UploadReply, ValueChunk, assignment_to_wire, digest_from_wire,
+    GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UpdateHeader,
+    UploadMessage, UploadReply, ValueChunk, assignment_to_wire, digest_from_wire,
 };
 use consilium_rounds::{Assignment, RejectUpdate};
 use consilium_store::server::{BlobWriter, ServerStoreError};
 use consilium_strategies::check_values;
 use sha2::{Digest as _, Sha256};
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::aggregate::CHUNK;
 use crate::consortium::{Consortium, blocking, store_refusal};
@@ -394,6 +394,11 @@ impl Service {
 async fn next(messages: &mut Streaming<UploadMessage>) -> Result<Option<Message>, Status> {
     match tokio::time::timeout(CHUNK_PATIENCE, messages.next()).await {
         Ok(Some(Ok(message))) => Ok(message.message),
+        Ok(Some(Err(status))) if status.code() == Code::OutOfRange => Err(refuse(
+            "message_too_large",
+            &format!("a message is larger than the limit of {MAX_MESSAGE_BYTES} bytes"),
+            "send chunks of at most 1 MiB: use programs of one version on both sides",
+        )),
         Ok(Some(Err(status))) => Err(status),
         Ok(None) => Ok(None),
         Err(_) => Err(refuse_for_now(

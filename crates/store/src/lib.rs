@@ -5,3 +5,4 @@
 
 pub mod server;
 pub mod site;
+mod sqlite;

@@ -9,15 +9,14 @@ mod blobs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use consilium_core::{GroupName, SiteId, Study};
 use consilium_rounds::{Coordination, RoundRecord};
 use sqlx::Row as _;
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::SqlitePool;
+
+use crate::sqlite::{self, Trouble};
 
 pub use blobs::{BlobReader, BlobWriter, Blobs};
 
@@ -35,6 +34,22 @@ pub enum ServerStoreError {
         /// The file.
         path: PathBuf,
         /// SQLite's words.
+        problem: String,
+    },
+    /// Not an SQLite file, a damaged one, or one that this account may not use.
+    #[error("{} is not a readable database: {problem}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's words.
+        problem: String,
+    },
+    /// Written by another version of the program, or by another program.
+    #[error("the schema of {} is not known to this program: {problem}", path.display())]
+    UnknownSchema {
+        /// The file.
+        path: PathBuf,
+        /// What is different.
         problem: String,
     },
     /// The folder belongs to another study.
@@ -77,6 +92,8 @@ impl ServerStoreError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Database { .. } => "store_failed",
+            Self::Unreadable { .. } => "store_unreadable",
+            Self::UnknownSchema { .. } => "store_unknown_schema",
             Self::OtherStudy { .. } => "store_other_study",
             Self::DiskFull { .. } => "store_disk_full",
             Self::File { .. } => "store_file",
@@ -90,6 +107,10 @@ impl ServerStoreError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::DiskFull { .. } => "free some space; the upload can then be repeated",
+            Self::Unreadable { .. } => "check the path and the rights of this account",
+            Self::UnknownSchema { .. } => {
+                "use the version of consilium-server that wrote it, or another state folder"
+            }
             Self::OtherStudy { .. } => "give every study a state folder of its own",
             Self::Missing { .. } | Self::Corrupt { .. } => "restore the state folder from a backup",
             Self::Database { .. } | Self::File { .. } => "see the message of the system",
@@ -100,6 +121,16 @@ impl ServerStoreError {
     #[must_use]
     pub fn is_loss(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::Corrupt { .. })
+    }
+
+    fn from_sqlite(path: &Path, trouble: Trouble) -> Self {
+        let path = path.to_owned();
+        match trouble {
+            Trouble::Full => Self::DiskFull { path },
+            Trouble::Unreadable(problem) => Self::Unreadable { path, problem },
+            Trouble::UnknownSchema(problem) => Self::UnknownSchema { path, problem },
+            Trouble::Other(problem) => Self::Database { path, problem },
+        }
     }
 
     fn file(path: &Path, error: std::io::Error) -> Self {
@@ -133,25 +164,9 @@ impl ServerStore {
     pub async fn open(folder: &Path) -> Result<Self, ServerStoreError> {
         std::fs::create_dir_all(folder).map_err(|error| ServerStoreError::file(folder, error))?;
         let path = folder.join(DATABASE);
-        let failed = |problem: String| ServerStoreError::Database {
-            path: path.clone(),
-            problem,
-        };
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options)
+        let pool = sqlite::open(&path, true, &MIGRATIONS)
             .await
-            .map_err(|error| failed(error.to_string()))?;
-        MIGRATIONS
-            .run(&pool)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|trouble| ServerStoreError::from_sqlite(&path, trouble))?;
         Ok(Self { pool, path })
     }
 
@@ -165,27 +180,27 @@ impl ServerStore {
             .pool
             .begin()
             .await
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.failed(error))?;
         let row = sqlx::query("SELECT document, coordination FROM study")
             .fetch_optional(&mut *moment)
             .await
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.failed(error))?;
         let Some(row) = row else { return Ok(None) };
-        let document: Vec<u8> = row.try_get(0).map_err(|error| self.failed(&error))?;
-        let coordination: String = row.try_get(1).map_err(|error| self.failed(&error))?;
-        let study = serde_json::from_slice(&document).map_err(|error| self.failed(&error))?;
+        let document: Vec<u8> = row.try_get(0).map_err(|error| self.failed(error))?;
+        let coordination: String = row.try_get(1).map_err(|error| self.failed(error))?;
+        let study = serde_json::from_slice(&document).map_err(|error| self.failed(error))?;
         let mut state: Coordination =
-            serde_json::from_str(&coordination).map_err(|error| self.failed(&error))?;
+            serde_json::from_str(&coordination).map_err(|error| self.failed(error))?;
         let records: Vec<String> =
             sqlx::query_scalar("SELECT record FROM closed_round ORDER BY position")
                 .fetch_all(&mut *moment)
                 .await
-                .map_err(|error| self.failed(&error))?;
+                .map_err(|error| self.failed(error))?;
         let closed: Result<Vec<RoundRecord>, _> = records
             .iter()
             .map(|record| serde_json::from_str(record))
             .collect();
-        state.closed = Arc::new(closed.map_err(|error| self.failed(&error))?);
+        state.closed = Arc::new(closed.map_err(|error| self.failed(error))?);
         Ok(Some((study, state)))
     }
 
@@ -202,15 +217,15 @@ impl ServerStore {
             return Ok(coordination);
         }
         let coordination = Coordination::new(study);
-        let document = serde_json::to_vec(study).map_err(|error| self.failed(&error))?;
-        let state = serde_json::to_string(&coordination).map_err(|error| self.failed(&error))?;
+        let document = serde_json::to_vec(study).map_err(|error| self.failed(error))?;
+        let state = serde_json::to_string(&coordination).map_err(|error| self.failed(error))?;
         sqlx::query("INSERT INTO study (id, digest, document, coordination) VALUES (1, ?, ?, ?)")
             .bind(study.digest().to_string())
             .bind(document)
             .bind(state)
             .execute(&self.pool)
             .await
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.failed(error))?;
         Ok(coordination)
     }
 
@@ -227,33 +242,33 @@ impl ServerStore {
             closed: Arc::default(),
             ..coordination.clone()
         };
-        let state = serde_json::to_string(&open).map_err(|error| self.failed(&error))?;
+        let state = serde_json::to_string(&open).map_err(|error| self.failed(error))?;
         let update = sqlx::query("UPDATE study SET coordination = ? WHERE id = 1").bind(state);
         let new = coordination.closed.get(known..).unwrap_or_default();
         if new.is_empty() {
             let updated = update.execute(&self.pool).await;
-            return updated.map(|_| ()).map_err(|error| self.failed(&error));
+            return updated.map(|_| ()).map_err(|error| self.failed(error));
         }
         let mut together = self
             .pool
             .begin()
             .await
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.failed(error))?;
         update
             .execute(&mut *together)
             .await
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.failed(error))?;
         for (position, record) in (known..).zip(new) {
-            let record = serde_json::to_string(record).map_err(|error| self.failed(&error))?;
+            let record = serde_json::to_string(record).map_err(|error| self.failed(error))?;
             // A call that was given up may have recorded it.
             sqlx::query("INSERT OR REPLACE INTO closed_round (position, record) VALUES (?, ?)")
                 .bind(position as i64)
                 .bind(record)
                 .execute(&mut *together)
                 .await
-                .map_err(|error| self.failed(&error))?;
+                .map_err(|error| self.failed(error))?;
         }
-        together.commit().await.map_err(|error| self.failed(&error))
+        together.commit().await.map_err(|error| self.failed(error))
     }
 
     /// What each site has of the ended study.
@@ -264,13 +279,15 @@ impl ServerStore {
         let rows = sqlx::query("SELECT site, group_name FROM served")
             .fetch_all(&self.pool)
             .await
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.failed(error))?;
         let mut served: BTreeMap<SiteId, BTreeSet<GroupName>> = BTreeMap::new();
         for row in rows {
-            let site: String = row.try_get(0).map_err(|error| self.failed(&error))?;
-            let group: String = row.try_get(1).map_err(|error| self.failed(&error))?;
-            let site = site.parse().map_err(|error| self.failed(&error))?;
-            let group = group.parse().map_err(|error| self.failed(&error))?;
+            let site: String = row.try_get(0).map_err(|error| self.failed(error))?;
+            let group: String = row.try_get(1).map_err(|error| self.failed(error))?;
+            let unreadable =
+                |error: &dyn std::fmt::Display| self.failed(Trouble::Unreadable(error.to_string()));
+            let site = site.parse().map_err(|error| unreadable(&error))?;
+            let group = group.parse().map_err(|error| unreadable(&error))?;
             served.entry(site).or_default().insert(group);
         }
         Ok(served)
@@ -291,16 +308,13 @@ impl ServerStore {
                 .bind(group.as_str())
                 .execute(&self.pool)
                 .await
-                .map_err(|error| self.failed(&error))?;
+                .map_err(|error| self.failed(error))?;
         }
         Ok(())
     }
 
-    fn failed(&self, problem: &dyn std::fmt::Display) -> ServerStoreError {
-        ServerStoreError::Database {
-            path: self.path.clone(),
-            problem: problem.to_string(),
-        }
+    fn failed(&self, trouble: impl Into<Trouble>) -> ServerStoreError {
+        ServerStoreError::from_sqlite(&self.path, trouble.into())
     }
 }
 
@@ -357,6 +371,55 @@ mod tests {
                 now: Timestamp(1500),
             },
         ]
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_database_or_not_of_this_program_is_named_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        let code = async || {
+            let refused = ServerStore::open(folder.path()).await.unwrap_err();
+            assert!(!refused.hint().is_empty());
+            refused.code()
+        };
+        let path = folder.path().join(DATABASE);
+        std::fs::write(
+            &path,
+            "a text, and not a short one: a hundred bytes and more ".repeat(9),
+        )
+        .unwrap();
+        assert_eq!(code().await, "store_unreadable");
+        std::fs::remove_file(&path).unwrap();
+        let store = ServerStore::open(folder.path()).await.unwrap();
+        sqlx::query("UPDATE _sqlx_migrations SET version = version + 9000")
+            .execute(&store.pool)
+            .await
+            .unwrap();
+        store.pool.close().await;
+        assert_eq!(code().await, "store_unknown_schema");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_under_the_database_is_named_as_such_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ServerStore::open(folder.path()).await.unwrap();
+        let study = study();
+        let mut coordination = store.load_or_create(&study).await.unwrap();
+        let before = coordination.clone();
+        // No page more than there are.
+        sqlx::query("PRAGMA max_page_count = 1")
+            .execute(&store.pool)
+            .await
+            .unwrap();
+        for event in events() {
+            coordination.handle(&study, event).unwrap();
+        }
+        coordination.phase = consilium_rounds::Phase::Failed {
+            cause: consilium_rounds::Cause::SumFailed,
+            reason: "x".repeat(1 << 16),
+        };
+        let full = store.save(&coordination, 0).await.unwrap_err();
+        assert_eq!(full.code(), "store_disk_full");
+        assert_eq!(store.load().await.unwrap().unwrap().1, before);
     }
 
     #[tokio::test]

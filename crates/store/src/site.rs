@@ -8,16 +8,15 @@
 //! It does not know when a step is due: that is the participation's and the agent's part.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use consilium_core::vector::values_to_bytes;
 use consilium_core::{Digest, ModelVector, Study, StudyId};
 use consilium_rounds::Participation;
 use sqlx::Row as _;
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::SqlitePool;
+
+use crate::sqlite;
 
 /// A site agent's database.
 #[derive(Clone, Debug)]
@@ -126,27 +125,9 @@ impl SiteStore {
     }
 
     async fn connect(path: &Path, create: bool) -> Result<Self> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(create)
-            .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options)
+        let pool = sqlite::open(path, create, &MIGRATIONS)
             .await
-            .map_err(|error| SiteStoreError::from_sqlx(path, &error))?;
-        MIGRATIONS.run(&pool).await.map_err(|error| match error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                SiteStoreError::from_sqlx(path, &error)
-            }
-            other => SiteStoreError::UnknownSchema {
-                path: path.to_owned(),
-                problem: other.to_string(),
-            },
-        })?;
+            .map_err(|trouble| SiteStoreError::from_sqlite(path, trouble))?;
         let path = path.to_owned();
         Ok(Self { pool, path })
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::sqlite::Trouble;
+
 /// Why the database does not do what was asked; nothing is half-written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -98,30 +100,13 @@ impl SiteStoreError {
 }
 
 impl SiteStoreError {
-    /// Sorts what SQLite says by what an operator can do about it.
-    pub(super) fn from_sqlx(path: &Path, error: &sqlx::Error) -> Self {
+    pub(super) fn from_sqlite(path: &Path, trouble: Trouble) -> Self {
         let path = path.to_owned();
-        let problem = error.to_string();
-        // Primary result codes of SQLite; extended ones carry more in the higher bits.
-        let code = error
-            .as_database_error()
-            .and_then(|error| error.code())
-            .and_then(|code| code.parse::<u32>().ok())
-            .map(|code| code & 0xff);
-        match code {
-            Some(SQLITE_FULL) => Self::DiskFull { path },
-            Some(
-                SQLITE_CANTOPEN | SQLITE_NOTADB | SQLITE_CORRUPT | SQLITE_READONLY | SQLITE_PERM,
-            ) => Self::Unreadable { path, problem },
-            _ => Self::Failed { path, problem },
+        match trouble {
+            Trouble::Full => Self::DiskFull { path },
+            Trouble::Unreadable(problem) => Self::Unreadable { path, problem },
+            Trouble::UnknownSchema(problem) => Self::UnknownSchema { path, problem },
+            Trouble::Other(problem) => Self::Failed { path, problem },
         }
     }
 }
-
-// <https://www.sqlite.org/rescode.html>
-const SQLITE_PERM: u32 = 3;
-const SQLITE_READONLY: u32 = 8;
-const SQLITE_CORRUPT: u32 = 11;
-const SQLITE_FULL: u32 = 13;
-const SQLITE_CANTOPEN: u32 = 14;
-const SQLITE_NOTADB: u32 = 26;

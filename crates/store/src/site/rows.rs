@@ -100,7 +100,7 @@ impl SiteStore {
     }
 
     pub(super) fn failed(&self) -> impl Fn(sqlx::Error) -> SiteStoreError + '_ {
-        |error| SiteStoreError::from_sqlx(&self.path, &error)
+        |error| SiteStoreError::from_sqlite(&self.path, error.into())
     }
 
     pub(super) fn corrupt(&self, problem: String) -> SiteStoreError {
