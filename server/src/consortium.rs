@@ -7,7 +7,9 @@ use std::time::Duration;
 use consilium_core::clock::Clock;
 use consilium_core::{Digest, GroupName, Participant, RoundPlan, SiteId, Study};
 use consilium_proto::Refused;
-use consilium_rounds::{Assignment, Cause, Coordination, Effect, Event, RejectUpdate};
+use consilium_rounds::{
+    Assignment, Cause, Coordination, Effect, Event, Outcome, Phase, RejectUpdate,
+};
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinSet;
@@ -424,32 +426,42 @@ impl Consortium {
     }
 
     /// Removes every blob but the models of the last two rounds and the updates of the open one.
-    async fn forget(&self) {
-        let _naming = self.naming.lock().await;
-        let coordination = self.coordination.lock().await;
+    async fn forget(self: Arc<Self>) {
+        // Nothing is named meanwhile: what is wanted now is all that is wanted until it is let go.
+        let naming = Arc::clone(&self.naming).lock_owned().await;
+        let wanted = self.wanted(&*self.coordination.lock().await);
+        let mut digests = self.digests.lock().await;
+        digests.retain(|model, _| wanted.contains(model));
+        drop(digests);
+        // The guard goes along: removing goes on to its end even when this task does not.
+        let removed = blocking(move || {
+            let removed = self.blobs.keep_only(&wanted);
+            drop(naming);
+            removed
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, error.code = error.code(), "old updates not removed");
+        }
+    }
+
+    /// The blobs that a state needs, or may need yet.
+    fn wanted(&self, coordination: &Coordination) -> BTreeSet<Digest> {
         let mut wanted = BTreeSet::from([self.study.initial_model_sha256, coordination.model]);
-        let closed = coordination.closed.iter().rev();
-        wanted.extend(
-            closed
-                .filter_map(|record| match record.outcome {
-                    consilium_rounds::Outcome::Committed { model } => Some(model),
-                    _ => None,
-                })
-                .take(2),
-        );
+        let committed = coordination.closed.iter().rev();
+        let committed = committed.filter_map(|record| match record.outcome {
+            Outcome::Committed { model } => Some(model),
+            _ => None,
+        });
+        wanted.extend(committed.take(2));
         match &coordination.phase {
-            consilium_rounds::Phase::Training { received, .. } => wanted.extend(received.values()),
-            consilium_rounds::Phase::Aggregating { plan, contributors } => {
+            Phase::Training { received, .. } => wanted.extend(received.values()),
+            Phase::Aggregating { plan, contributors } => {
                 wanted.insert(plan.model);
                 wanted.extend(contributors.values());
             }
             _ => {}
         }
-        let mut digests = self.digests.lock().await;
-        digests.retain(|model, _| wanted.contains(model));
-        if let Err(error) = self.blobs.keep_only(&wanted) {
-            tracing::warn!(%error, "old updates not removed");
-        }
+        wanted
     }
 
     /// Where `group` begins in a model's blob and its number of values; `None` when it is not federated.
