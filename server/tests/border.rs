@@ -3,6 +3,7 @@
 
 mod consortium;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use consilium_certs::{Authority, Validity};
 use consilium_core::clock::Clock;
 use consilium_core::study::PROTOCOL_VERSION;
 use consilium_core::vector::values_to_bytes;
-use consilium_core::{Digest, ModelVector, TensorSpec};
+use consilium_core::{Digest, ModelVector, SiteId, TensorSpec};
 use consilium_proto::assignment_reply::End;
 use consilium_proto::{
     AwaitAssignmentRequest, DownloadGroupRequest, GetStudyRequest, GroupDigest, MAX_CHUNK_BYTES,
@@ -19,6 +20,7 @@ use consilium_proto::{
 };
 use consilium_rounds::{Outcome, Phase};
 use consilium_server::listen::start_with;
+use consilium_strategies::average;
 use consortium::{Consortium, bytes, careless_config, chunk, code, header, initial, study};
 
 /// What turns a correct upload into a wrong one.
@@ -445,13 +447,79 @@ async fn a_site_sends_one_update_at_a_time_and_the_newer_upload_counts() {
     while consortium.blobs() == before {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(!consortium.send("a", consortium.upload("a", 0.5)).await.unwrap());
+    assert!(
+        !consortium
+            .send("a", consortium.upload("a", 0.5))
+            .await
+            .unwrap()
+    );
     let refused = stalled.await.unwrap().unwrap_err();
     assert_eq!(code(&refused), "upload_superseded");
     assert!(Refused::from_status(&refused).unwrap().retryable);
     // Only the update of the second is there.
     assert_eq!(consortium.blobs(), before + 1);
     drop(sender);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_of_several_chunks_has_the_bits_of_the_average_in_memory() {
+    const LONG: usize = 600_000;
+    let mut study = study();
+    study.schedule.rounds = 1;
+    study.manifest.tensors[0].shape = vec![LONG];
+    let values = |seed: usize, scale: f32| -> Vec<f32> {
+        let value = |index| ((index * 7919 + seed * 104_729) % 10_007) as f32 - 5003.0;
+        (0..LONG).map(|index| value(index) * scale).collect()
+    };
+    let vector = |head: f32, trunk: Vec<f32>| {
+        ModelVector(
+            [
+                ("head/t".parse().unwrap(), vec![head, -head]),
+                ("trunk".parse().unwrap(), trunk),
+            ]
+            .into(),
+        )
+    };
+    let initial = vector(1.0, values(0, 1e-3));
+    study.initial_model_sha256 = initial.sha256();
+    let consortium = Consortium::of(study, &initial, |blobs| blobs).await;
+    let updates: BTreeMap<SiteId, ModelVector> = ["a", "b", "c"]
+        .into_iter()
+        .zip(1..)
+        .map(|(site, seed)| {
+            let update = vector(0.1 * seed as f32, values(seed, 3.3e-5));
+            (site.parse().unwrap(), update)
+        })
+        .collect();
+    for (site, update) in &updates {
+        let messages = consortium.upload_of(site.as_str(), update);
+        assert!(messages.len() > 4, "several chunks");
+        consortium.send(site.as_str(), messages).await.unwrap();
+    }
+    consortium.until(|state| state.end().is_some()).await;
+    let expected = average(&consortium.study, &initial, &updates).unwrap();
+    let model = consortium.running().consortium().coordination().await.model;
+    assert_eq!(model, expected.sha256());
+    // From the beginning, and from the middle of a chunk on.
+    for offset in [0, 300_001] {
+        let request = DownloadGroupRequest {
+            study: digest_to_wire(&consortium.study.digest()),
+            model: digest_to_wire(&model),
+            group: "trunk".into(),
+            offset: offset as u64,
+        };
+        let mut site = consortium.site("b").await;
+        let mut chunks = site.download_group(request).await.unwrap().into_inner();
+        let (mut bytes, mut count) = (Vec::new(), 0);
+        while let Some(chunk) = chunks.message().await.unwrap() {
+            assert!(chunk.values.len() <= MAX_CHUNK_BYTES);
+            bytes.extend(chunk.values);
+            count += 1;
+        }
+        assert!(count > 1);
+        let trunk = &expected.0[&"trunk".parse().unwrap()];
+        assert!(bytes == values_to_bytes(&trunk[offset..]), "from {offset}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use consilium_core::{Digest, ModelManifest, ModelVector, Seed, SiteId, Study, Te
 use consilium_proto::consortium_client::ConsortiumClient;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
-    GroupChunk, GroupLength, Refused, UpdateHeader, UploadMessage, digest_to_wire,
+    GroupChunk, GroupLength, MAX_CHUNK_BYTES, Refused, UpdateHeader, UploadMessage, digest_to_wire,
 };
 use consilium_rounds::Phase;
 use consilium_server::config::ServerConfig;
@@ -112,6 +112,15 @@ impl Consortium {
     }
 
     pub async fn with(study: Study, change: impl FnOnce(Blobs) -> Blobs) -> Self {
+        Self::of(study, &initial(), change).await
+    }
+
+    /// With these initial values of the shared groups.
+    pub async fn of(
+        study: Study,
+        initial: &ModelVector,
+        change: impl FnOnce(Blobs) -> Blobs,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certs = folder.path().join("certs");
         let authority = Authority::create(&certs, "test").unwrap();
@@ -128,7 +137,7 @@ impl Consortium {
             serde_json::to_vec(&study).unwrap(),
         )
         .unwrap();
-        let model = initial().to_safetensors(&study.manifest).unwrap();
+        let model = initial.to_safetensors(&study.manifest).unwrap();
         std::fs::write(folder.path().join("initial.safetensors"), model).unwrap();
         let mut consortium = Self {
             folder,
@@ -207,6 +216,11 @@ impl Consortium {
                 .map(|(group, old)| (group, vec![value; old.len()]))
                 .collect(),
         );
+        self.upload_of(site, &update)
+    }
+
+    /// A correct upload of `site` with these values, in chunks as large as they may be.
+    pub fn upload_of(&self, site: &str, update: &ModelVector) -> Vec<UploadMessage> {
         let header = UpdateHeader {
             study: digest_to_wire(&self.study.digest()),
             round: 1,
@@ -222,11 +236,14 @@ impl Consortium {
                 })
                 .collect(),
         };
-        let chunks = update.0.iter().map(|(group, values)| {
-            Message::Chunk(GroupChunk {
-                group: group.to_string(),
-                offset: 0,
-                values: values_to_bytes(values).into(),
+        const CHUNK: usize = MAX_CHUNK_BYTES / 4;
+        let chunks = update.0.iter().flat_map(|(group, values)| {
+            values.chunks(CHUNK).enumerate().map(move |(index, chunk)| {
+                Message::Chunk(GroupChunk {
+                    group: group.to_string(),
+                    offset: (index * CHUNK) as u64,
+                    values: values_to_bytes(chunk).into(),
+                })
             })
         });
         [Message::Header(header)]
