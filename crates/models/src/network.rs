@@ -471,16 +471,18 @@ impl SiteNetwork {
         Self::build(spec, modalities, tasks, settings, Seed(0), "test", device).unwrap()
     }
 
-    /// Four different inputs for slots 1 to 4, with the intermediate maps.
+    /// Four different inputs for slots 1 to 4, with the intermediate maps if they are watched, which needs one
+    /// record.
     pub(crate) fn features_of_four(
         &self,
         inputs: &[Tensor<4>; 4],
+        watch: bool,
     ) -> (Features, BTreeMap<String, Vec<f64>>) {
         let mut flow = match self.spec.norm {
             NormKind::Group => Flow::like(&inputs[0]),
             NormKind::Batch => Flow::generic(),
         };
-        flow.seen = Some(BTreeMap::new());
+        flow.seen = watch.then(BTreeMap::new);
         let mut maps: [Option<Map>; 4] = Default::default();
         for (index, key) in self.modalities.iter().enumerate() {
             let slot = self.spec.modalities[key].slot();
@@ -490,7 +492,7 @@ impl SiteNetwork {
         }
         let partner = maps[0].clone().unwrap();
         let features = self.fuse(&mut flow, maps, &partner, [false; 4]);
-        let seen = flow.seen.take().unwrap();
+        let seen = flow.seen.take().unwrap_or_default();
         (Features(flow.finish(&features)), seen)
     }
 }

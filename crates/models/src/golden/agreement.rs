@@ -41,7 +41,7 @@ fn run(spec: &EhpalNet, precision: Precision) -> (Vec<f64>, BTreeMap<String, Vec
         let shape = [1, spec.side, spec.side, RECORDS];
         precision.tensor(&wave(shape.iter().product(), phase), shape, &device)
     });
-    let (features, _) = network.features_of_four(&inputs);
+    let (features, _) = network.features_of_four(&inputs, false);
     let dims = features.dims();
     let direction = precision.tensor(&wave(dims.iter().product(), 9.0), dims, &device);
     let mut gradients = (features.0.clone() * direction).sum().backward();
@@ -63,7 +63,7 @@ fn kernels_agree_with_burn_in_features_and_in_the_gradient_of_every_tensor() {
             "modalities": (1..=4)
                 .map(|slot| (slot.to_string(), Modality::Image { slot, channels: 1 }))
                 .collect::<BTreeMap<_, _>>(),
-            "tasks": {},
+            "tasks": {"task": {"kind": "labels", "n": 1}},
         }))
         .unwrap()
     };
@@ -79,14 +79,17 @@ fn kernels_agree_with_burn_in_features_and_in_the_gradient_of_every_tensor() {
         let (expected, exact) = run(&spec, Precision::Double);
         let error = length(features.iter().zip(&expected).map(|(a, b)| a - b));
         let scale = length(expected.iter().copied());
-        assert!(error < 1e-5 * scale, "features: {error} of {scale}");
+        // What `ehpal-net.md` section 12 allows a whole model in single precision.
+        let tolerance = Precision::Single.gradient();
+        assert!(error < tolerance * scale, "features: {error} of {scale}");
         let mean = length(exact.values().flatten().copied()) / (exact.len() as f64).sqrt();
         for (name, exact) in &exact {
             let error = length(gradients[name].iter().zip(exact).map(|(a, b)| a - b));
             let scale = length(exact.iter().copied());
-            // A gradient far below the others carries their rounding.
+            // Rounding sends a few values the other way through a ReLU or a maximum, and a gradient far below
+            // the others carries their rounding; a wrong formula is off by the size of the gradient.
             assert!(
-                error < 1e-4 * scale + 1e-6 * mean,
+                error < 1e-3 * scale + 1e-6 * mean,
                 "width {}, {name}: {error:.2e} of {scale:.2e}",
                 spec.width
             );

@@ -420,7 +420,7 @@ fn full(case: &serde_json::Value, files: &[PathBuf]) {
             let values = recipe(base_seed, &format!("input{m}"), len, 0.5, 0.5);
             precision.map(&Npy { shape, values }, &device)
         });
-        let (features, maps) = network.features_of_four(&inputs);
+        let (features, maps) = network.features_of_four(&inputs, true);
         for stage in stages {
             check_stage(stage, &maps, precision);
         }
