@@ -119,9 +119,8 @@ impl<P: Peer> Agent<P> {
             Some(accepted) => accepted.participation,
             None => {
                 leaving::stays(&study, &participant, &initial)?;
-                // Cannot fail: plain numbers and text.
                 let preparation =
-                    preparation.map(|p| serde_json::to_string(&p).unwrap_or_default());
+                    preparation.map(|p| serde_json::to_string(&p).expect("plain numbers and text"));
                 store
                     .accept(&study, &document, &initial, preparation.as_deref())
                     .await?;

@@ -122,8 +122,7 @@ pub fn write(files: &Files, joined: &JoinedModel) -> Result<Document, OperatorEr
         preparation: joined.preparation.clone(),
         manifest,
     };
-    // Cannot fail: plain numbers and text.
-    let text = serde_json::to_vec_pretty(&document).unwrap_or_default();
+    let text = serde_json::to_vec_pretty(&document).expect("plain numbers and text");
     let model = Pending::write(&files.model, &bytes)?;
     let described = Pending::write(&files.document, &text)?;
     model.place()?;

@@ -73,7 +73,7 @@ impl Consortium {
         let served = store.served().await?;
         let effects = coordination.resume();
         let consortium = Arc::new(Self {
-            document: serde_json::to_vec(&study).unwrap_or_default(),
+            document: serde_json::to_vec(&study).expect("plain numbers and text"),
             digest: study.digest(),
             places: places(&study, &study.federated_groups()),
             study,

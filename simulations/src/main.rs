@@ -118,7 +118,7 @@ enum ModelCommand {
     Describe {
         /// Name of the network.
         name: String,
-        /// Channels of the stem output: 8, 16, 32 or 64.
+        /// Channels of the stem output: a multiple of 8, 8 to 64.
         #[arg(long, default_value_t = 64)]
         width: usize,
     },

@@ -317,7 +317,7 @@ fn study(
             deadline_seconds: schedule.deadline.0,
         },
         sites,
-        training: serde_json::to_value(&scenario.training).unwrap_or_default(),
+        training: serde_json::to_value(&scenario.training).expect("plain numbers and text"),
         aggregation: Aggregation {
             weights: scenario.aggregation.weights,
             minimum_holders: scenario.aggregation.minimum_holders,

@@ -198,7 +198,7 @@ impl TaskKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// Arrays in one numpy archive.
+    /// Arrays in one numpy archive, or in a folder of `.npy` files.
     Npz(NpzSource),
     /// One table, CSV or TSV, plain or gzip.
     Table(TableSource),
@@ -208,12 +208,12 @@ pub enum Source {
     Series(SeriesSource),
 }
 
-/// Arrays in one numpy archive. `{part}` in a name (also in `task.label` and `patient_id`) stands for
+/// Arrays in one numpy archive, or in a folder of `.npy` files. `{part}` in a name (also in `task.label` and `patient_id`) stands for
 /// the words of `parts`, as in MedMNIST's `train_images`, `val_images`, `test_images`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NpzSource {
-    /// The archive.
+    /// The archive, or the folder.
     pub file: String,
     /// Array of images, `(N, H, W)` or `(N, H, W, C)`, uint8.
     pub images: String,

@@ -41,6 +41,33 @@ fn every_truncation_of_an_npz_is_an_error_and_none_a_panic() {
 }
 
 #[test]
+fn a_folder_of_npy_files_is_read_like_the_archive_and_a_missing_one_is_named() {
+    let (folder, manifest) = on_disk(GeneratedKind::Xray);
+    let archive = fs::File::open(folder.path().join("images.npz")).unwrap();
+    let unpacked = folder.path().join("arrays");
+    zip::ZipArchive::new(archive)
+        .unwrap()
+        .extract(&unpacked)
+        .unwrap();
+    let packed = Cohort::read(&manifest).unwrap();
+    let text = fs::read_to_string(&manifest).unwrap();
+    let changed = text.replace("images.npz", "arrays");
+    assert_ne!(text, changed);
+    fs::write(&manifest, changed).unwrap();
+    let read = Cohort::read(&manifest).unwrap();
+    assert_eq!(read.records(), packed.records());
+    let all: Vec<usize> = (0..read.records()).collect();
+    let values = |cohort: &Cohort| cohort.prepare(&all).unwrap().examples().clone();
+    assert!(values(&read) == values(&packed));
+
+    fs::remove_file(unpacked.join("val_labels.npy")).unwrap();
+    let problems = check(&manifest);
+    assert_eq!(problems[0].code, "array_missing");
+    fs::write(unpacked.join("val_labels.npy"), b"\x93NUMPY").unwrap();
+    assert_eq!(check(&manifest)[0].code, "file_damaged");
+}
+
+#[test]
 fn arrays_with_the_wrong_name_shape_or_type_are_refused() {
     let (_folder, manifest) = on_disk(GeneratedKind::Xray);
     let text = fs::read_to_string(&manifest).unwrap();

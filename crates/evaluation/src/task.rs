@@ -76,12 +76,6 @@ impl Metric {
             Self::CIndex => "c_index",
         }
     }
-
-    /// Whether a larger value is better.
-    #[must_use]
-    pub fn higher_is_better(self) -> bool {
-        !matches!(self, Self::Brier | Self::LogLoss | Self::Ece)
-    }
 }
 
 impl fmt::Display for Metric {

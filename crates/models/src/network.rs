@@ -435,7 +435,7 @@ pub(crate) fn host_values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
         .into_data()
         .convert::<f32>()
         .try_into_vec()
-        .unwrap_or_default()
+        .expect("converted to f32 just before")
 }
 
 struct Writer<'a> {

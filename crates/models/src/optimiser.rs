@@ -58,8 +58,7 @@ pub(crate) struct Optimiser {
 }
 
 impl Optimiser {
-    /// Changes `weights` by one step; `factor` scales the learning rate (schedules). `decays[i]` says
-    /// whether weight decay applies to value i.
+    /// Changes `weights` by one step; `factor` scales the learning rate (schedules).
     pub fn step(&mut self, weights: &mut [f32], gradient: &[f32], factor: f32) {
         let rate = self.rule.rate() * factor;
         let keep = 1.0 - rate * self.rule.weight_decay();

@@ -1,4 +1,5 @@
-//! Arrays in a numpy archive (`.npz`: a zip of `.npy` files; numpy's format description, version 1 to 3).
+//! Arrays in a numpy archive (`.npz`: a zip of `.npy` files; numpy's format description, version 1 to 3), or in
+//! a folder of `.npy` files, which is the same thing unpacked.
 //!
 //! The header is read here, in a few lines, because the existing crates bring a grammar for all Python
 //! literals and panic on sizes that overflow. Nothing is allocated beyond what the file really holds.
@@ -13,10 +14,11 @@ use zip::result::ZipError;
 use crate::manifest_file::unreadable;
 use crate::problem::Problem;
 
-/// An open archive.
+/// An open archive, or a folder of arrays.
 pub(crate) struct Archive {
     pub(crate) path: PathBuf,
-    zip: ZipArchive<BufReader<File>>,
+    /// None for a folder.
+    zip: Option<ZipArchive<BufReader<File>>>,
 }
 
 /// One array in C order.
@@ -40,8 +42,12 @@ const MOST_BYTES: u64 = 16 << 30;
 impl Archive {
     /// Opens `path`.
     pub(crate) fn open(path: &Path) -> Result<Self, Problem> {
-        let file = File::open(path).map_err(|error| unreadable(&error))?;
-        let zip = ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(&error))?;
+        let zip = if path.is_dir() {
+            None
+        } else {
+            let file = File::open(path).map_err(|error| unreadable(&error))?;
+            Some(ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(&error))?)
+        };
         Ok(Self {
             path: path.to_owned(),
             zip,
@@ -51,17 +57,36 @@ impl Archive {
     /// Reads the array `name` (without `.npy`).
     pub(crate) fn array(&mut self, name: &str) -> Result<Array, Problem> {
         let file = format!("{name}.npy");
-        if self.zip.index_for_name(&file).is_none() {
-            let present = (self.zip.file_names())
-                .map(|name| name.trim_end_matches(".npy").to_owned())
-                .collect();
+        let present = self.present()?;
+        if !present.contains(&file) {
             return Err(Problem::ArrayMissing {
                 name: name.to_owned(),
-                present,
+                present: (present.iter())
+                    .map(|name| name.trim_end_matches(".npy").to_owned())
+                    .collect(),
             });
         }
-        let entry = self.zip.by_name(&file).map_err(|error| damaged(&error))?;
-        read_npy(entry)
+        match &mut self.zip {
+            Some(zip) => read_npy(zip.by_name(&file).map_err(|error| damaged(&error))?),
+            None => {
+                let stream =
+                    File::open(self.path.join(file)).map_err(|error| unreadable(&error))?;
+                read_npy(BufReader::new(stream))
+            }
+        }
+    }
+
+    /// Names of the files in it.
+    fn present(&self) -> Result<Vec<String>, Problem> {
+        if let Some(zip) = &self.zip {
+            return Ok(zip.file_names().map(str::to_owned).collect());
+        }
+        let entries = std::fs::read_dir(&self.path).map_err(|error| unreadable(&error))?;
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        Ok(names)
     }
 }
 
