@@ -39,9 +39,9 @@ pub fn html(outcome: &Outcome, seed: u64, figures: &[String]) -> String {
     )
 }
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}\
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:88rem;padding:0 1rem}\
 table{border-collapse:collapse;font-size:.9rem}th,td{padding:.3rem .6rem;border-bottom:1px solid #ccc;\
-text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}.note{color:#444}\
+text-align:left}td:last-child{overflow-wrap:anywhere}td.n{text-align:right;font-variant-numeric:tabular-nums}.note{color:#444}\
 figure{margin:1.5rem 0}svg{max-width:100%;height:auto}code{word-break:break-all}";
 
 fn row(row: &SiteRow) -> String {
