@@ -53,10 +53,7 @@ fn nothing_is_said_or_made_where_no_study_has_run() {
 async fn a_study_is_shown_site_by_site_while_it_runs() {
     let consortium = Consortium::new().await;
     let folder = consortium.folder.path();
-    consortium
-        .send("a", consortium.upload("a", 0.5))
-        .await
-        .unwrap();
+    consortium.give("a", 0.5).await.unwrap();
     let shown = data(&["study", "show"], folder);
     assert_eq!(shown["state"], "training");
     assert_eq!((&shown["round"], &shown["attempt"]), (&1.into(), &1.into()));
@@ -79,10 +76,7 @@ async fn a_study_is_shown_site_by_site_while_it_runs() {
     assert_eq!(code, (Some(1), "model_not_committed".into()));
     assert!(!folder.join("model.safetensors").exists());
     for site in ["b", "c"] {
-        consortium
-            .send(site, consortium.upload(site, 0.5))
-            .await
-            .unwrap();
+        consortium.give(site, 0.5).await.unwrap();
     }
     consortium
         .until(|state| state.committed_rounds() == 1)
@@ -101,10 +95,7 @@ async fn a_committed_model_is_exported_once_whole_and_only_when_it_is_what_its_n
     let consortium = Consortium::new().await;
     let folder = consortium.folder.path();
     for site in ["a", "b", "c"] {
-        consortium
-            .send(site, consortium.upload(site, 0.5))
-            .await
-            .unwrap();
+        consortium.give(site, 0.5).await.unwrap();
     }
     consortium
         .until(|state| state.committed_rounds() == 1)

@@ -53,6 +53,17 @@ pub fn initial() -> ModelVector {
     ]))
 }
 
+/// The initial model with `value` added everywhere.
+pub fn initial_plus(value: f32) -> ModelVector {
+    let groups = initial().0.into_iter();
+    let moved = |values: Vec<f32>| values.iter().map(|x| x + value).collect();
+    ModelVector(
+        groups
+            .map(|(group, values)| (group, moved(values)))
+            .collect(),
+    )
+}
+
 pub fn study() -> Study {
     let tensor = |group: &str, length: usize| TensorSpec {
         name: group.into(),
@@ -163,6 +174,12 @@ impl Consortium {
         self.running = Some(start_with(&self.config(), clock, change).await.unwrap());
     }
 
+    /// Stops the server and starts it again on the same folder.
+    pub async fn restart(&mut self, change: impl FnOnce(Blobs) -> Blobs) {
+        self.running.take().unwrap().stop().await;
+        self.start(change).await;
+    }
+
     pub fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
     }
@@ -259,6 +276,11 @@ impl Consortium {
         let mut client = self.site(site).await;
         let reply = client.upload_update(tokio_stream::iter(messages)).await?;
         Ok(reply.into_inner().already_stored)
+    }
+
+    /// Sends a correct update of `site` in which every value is `value`; says whether it was there already.
+    pub async fn give(&self, site: &str, value: f32) -> Result<bool, Status> {
+        self.send(site, self.upload(site, value)).await
     }
 
     pub async fn received(&self) -> Vec<SiteId> {

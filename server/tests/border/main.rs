@@ -1,0 +1,11 @@
+//! The real server behind real TLS, and peers that do not do what they should: each is refused with its
+//! code, nothing is half-written, and the server goes on.
+
+#[path = "../consortium/mod.rs"]
+mod consortium;
+
+mod downloads;
+mod peers;
+mod rounds;
+mod storage;
+mod uploads;
