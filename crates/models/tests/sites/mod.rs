@@ -38,14 +38,20 @@ pub fn spec() -> EhpalNet {
     .unwrap()
 }
 
+/// The sites with the records of draw 0.
 pub fn sites() -> [Site; 3] {
+    sites_of(0)
+}
+
+/// The sites with other records for each draw.
+pub fn sites_of(draw: u32) -> [Site; 3] {
     let site = |modality: &str, task: &str, shape: &[usize], targets| Site {
         modality: modality.parse().unwrap(),
         task: task.parse().unwrap(),
         views: [1, 2].map(|step| {
             let mut shape = shape.to_vec();
             shape.insert(0, RECORDS);
-            let mut random = random("view", step);
+            let mut random = random("view", step + 2 * draw);
             let values = (0..shape.iter().product())
                 .map(|_| random.random_range(-1.7_f32..1.7))
                 .collect();
