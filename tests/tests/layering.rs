@@ -6,7 +6,7 @@ use std::process::Command;
 /// Which of our packages each of our packages may depend on (`docs/adr/0001-layout.md`).
 fn allowed(package: &str) -> &'static [&'static str] {
     match package {
-        "core" => &[],
+        "core" | "dp-rs" => &[],
         "rounds" | "strategies" => &["core"],
         "models" | "data" | "evaluation" => &["core"],
         "proto" | "store" | "ops" => &["core", "rounds"],

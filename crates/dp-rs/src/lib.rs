@@ -1,0 +1,9 @@
+//! Differential privacy for machine learning: mechanisms, samplers, clipping and accounting.
+
+pub mod accounting;
+pub mod adjacency;
+pub mod clipping;
+pub mod correlated;
+pub mod event;
+pub mod noise;
+pub mod sampling;
