@@ -16,9 +16,12 @@ pub fn refused_cohort(refusal: Refusal) -> OperatorError {
     )
 }
 
-/// Training or evaluation failed.
+/// Training or evaluation failed, or was asked for on a device that is not there.
 #[must_use]
 pub fn failed_work(error: WorkError) -> OperatorError {
+    if error.code == "model_device_unavailable" {
+        return OperatorError::configuration(error.code, error.message, error.hint);
+    }
     OperatorError::failed(error.code, error.message, error.hint)
 }
 

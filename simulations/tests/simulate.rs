@@ -64,6 +64,21 @@ fn a_finished_run_is_not_overwritten() {
     assert_eq!(std::fs::read(out.join("manifest.json")).unwrap(), before);
 }
 
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_is_not_there_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        out: folder.path().join("run"),
+        threads: 1,
+        device: DeviceChoice::Cuda,
+    };
+    let error = simulate(&small(), &options).unwrap_err();
+    assert_eq!(error.code, "model_device_unavailable");
+    assert_eq!(error.exit, consilium_ops::ExitCode::Configuration);
+    assert!(!options.out.exists());
+}
+
 #[test]
 fn a_cohort_that_is_not_there_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();

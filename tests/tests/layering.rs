@@ -8,7 +8,9 @@ fn allowed(package: &str) -> &'static [&'static str] {
     match package {
         "core" | "dp-rs" => &[],
         "rounds" | "strategies" => &["core"],
-        "models" | "data" | "evaluation" => &["core"],
+        "data" | "evaluation" => &["core"],
+        "models" => &["core", "dp-rs"],
+        "dp-burn" => &["dp-rs"],
         "proto" | "store" | "ops" => &["core", "rounds"],
         "certs" => &["core", "ops"],
         "server" => &[

@@ -5,5 +5,6 @@ pub mod adjacency;
 pub mod clipping;
 pub mod correlated;
 pub mod event;
+pub mod gradients;
 pub mod noise;
 pub mod sampling;

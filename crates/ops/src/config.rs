@@ -33,7 +33,8 @@ fn explain(path: &Path, text: &str, error: &toml::de::Error) -> OperatorError {
     let message = error.message().trim().to_owned();
     let location = match error.span() {
         Some(span) => {
-            let before = &text[..span.start.min(text.len())];
+            let start = mistyped_key(text, span.start, &message).unwrap_or(span.start);
+            let before = &text[..start.min(text.len())];
             let line = before.matches('\n').count() + 1;
             let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
             let shown = text.lines().nth(line - 1).unwrap_or_default().trim();
@@ -60,6 +61,24 @@ fn explain(path: &Path, text: &str, error: &toml::de::Error) -> OperatorError {
         )
     };
     OperatorError::configuration(code, message, hint).at(location)
+}
+
+/// Where the unknown field of `message` stands. A table whose form is chosen by one of its keys is read as a
+/// whole first, and then the error points at its header only.
+fn mistyped_key(text: &str, header: usize, message: &str) -> Option<usize> {
+    let key = message.strip_prefix("unknown field `")?.split('`').next()?;
+    let mut start = header;
+    for line in text.get(header..)?.split_inclusive('\n') {
+        if start > header && line.trim_start().starts_with('[') {
+            return None;
+        }
+        let name = line.split('=').next().unwrap_or_default().trim();
+        if line.contains('=') && name.trim_matches(['"', '\'']) == key {
+            return Some(start + line.len() - line.trim_start().len());
+        }
+        start += line.len();
+    }
+    None
 }
 
 /// The closest of the expected names that serde lists in back quotes after the unknown one.
@@ -93,6 +112,17 @@ mod tests {
         rounds: u32,
         #[allow(dead_code)]
         inner: Option<Inner>,
+        #[allow(dead_code)]
+        chosen: Option<Chosen>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+    enum Chosen {
+        Table {
+            #[allow(dead_code)]
+            features: u32,
+        },
     }
 
     #[derive(Debug, Deserialize)]
@@ -116,6 +146,18 @@ mod tests {
         );
         assert_eq!(error.hint, "did you mean `learning_rate`?");
         assert_eq!(error.exit, crate::ExitCode::Configuration);
+    }
+
+    #[test]
+    fn a_mistyped_key_of_a_table_with_a_kind_is_found_below_its_header() {
+        let error =
+            refused("rounds = 3\n\n[chosen]\nkind = \"table\"\n# many\nfeatuers = 4\n");
+        assert_eq!(error.code, "config_unknown_key");
+        assert!(
+            error.location.as_ref().unwrap().starts_with("s.toml:6:1"),
+            "{error}"
+        );
+        assert_eq!(error.hint, "did you mean `features`?");
     }
 
     #[test]

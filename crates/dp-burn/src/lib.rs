@@ -1,0 +1,1 @@
+//! Private training on Burn with `dp_rs`: per-unit clipping from one backward pass.
