@@ -1,0 +1,224 @@
+//! Pairs of one-dimensional Gaussian mixtures that dominate one step of a subsampled mechanism.
+//!
+//! The pair is the whole privacy of the step: any two neighbouring data sets give outputs that are at
+//! most as easy to tell apart as the two mixtures (arXiv 2106.08567, 2405.20769).
+
+use std::f64::consts::PI;
+
+use statrs::distribution::{Binomial, Discrete};
+
+/// Exponents above this are summed in log space.
+const LARGE: f64 = 1.0;
+
+/// `sum_j weight_j N(mean_j, s^2)`, for a deviation `s` that the pair holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Mixture(Vec<(f64, f64)>);
+
+impl Mixture {
+    fn point(mean: f64) -> Self {
+        Self(vec![(1.0, mean)])
+    }
+
+    fn largest(&self) -> f64 {
+        self.0.iter().map(|c| c.1).fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    fn smallest(&self) -> f64 {
+        self.0.iter().map(|c| c.1).fold(f64::INFINITY, f64::min)
+    }
+
+    /// `ln` of the density at `x` over the density of `N(0, s^2)`, and the posterior mean there.
+    ///
+    /// Near one the ratio is formed as `1 + u`, so that tiny `u` (small sampling rates) keeps its
+    /// relative accuracy.
+    fn log_ratio(&self, x: f64, variance: f64) -> (f64, f64) {
+        let exponent = |mean: f64| mean * (2.0 * x - mean) / (2.0 * variance);
+        if let [(_, mean)] = self.0[..] {
+            return (exponent(mean), mean);
+        }
+        let top = self
+            .0
+            .iter()
+            .map(|&(_, mean)| exponent(mean))
+            .fold(f64::NEG_INFINITY, f64::max);
+        if top < LARGE {
+            let (mut excess, mut moment) = (0.0, 0.0);
+            for &(weight, mean) in &self.0 {
+                let term = exponent(mean).exp_m1();
+                excess += weight * term;
+                moment += weight * mean * (1.0 + term);
+            }
+            if excess > -0.5 {
+                return (excess.ln_1p(), moment / (1.0 + excess));
+            }
+        }
+        let (mut sum, mut moment) = (0.0, 0.0);
+        for &(weight, mean) in &self.0 {
+            let term = weight * (exponent(mean) - top).exp();
+            sum += term;
+            moment += term * mean;
+        }
+        (top + sum.ln(), moment / sum)
+    }
+}
+
+/// What a pair says about one outcome.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// Log density over `N(0, s^2)` under the upper mixture.
+    pub upper: f64,
+    /// Log density over `N(0, s^2)` under the lower mixture.
+    pub lower: f64,
+    /// Derivative of the loss with respect to the outcome.
+    pub slope: f64,
+}
+
+impl Outcome {
+    /// Privacy loss `ln(upper / lower)`.
+    pub fn loss(&self) -> f64 {
+        self.upper - self.lower
+    }
+}
+
+/// Two mixtures with a common deviation; the loss grows with the outcome.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pair {
+    upper: Mixture,
+    lower: Mixture,
+    /// Standard deviation over clip norm.
+    pub deviation: f64,
+    /// The lower mixture is the mirror image of the upper one, so both directions are equal.
+    pub symmetric: bool,
+}
+
+impl Pair {
+    /// Without sampling: `N(shift, s^2)` against `N(0, s^2)`.
+    pub fn shifted(shift: f64, deviation: f64) -> Self {
+        Self {
+            upper: Mixture::point(shift),
+            lower: Mixture::point(0.0),
+            deviation,
+            symmetric: true,
+        }
+    }
+
+    /// Present with probability `rate`, against absent.
+    pub fn presence(rate: f64, sensitivity: f64, deviation: f64) -> Self {
+        Self {
+            upper: Mixture(vec![(1.0 - rate, 0.0), (rate, sensitivity)]),
+            lower: Mixture::point(0.0),
+            deviation,
+            symmetric: false,
+        }
+    }
+
+    /// Either of two opposite contributions, each present with probability `rate`, `distance` apart.
+    pub fn exchange(rate: f64, distance: f64, deviation: f64) -> Self {
+        let half = distance / 2.0;
+        Self {
+            upper: Mixture(vec![(1.0 - rate, 0.0), (rate, half)]),
+            lower: Mixture(vec![(1.0 - rate, 0.0), (rate, -half)]),
+            deviation,
+            symmetric: true,
+        }
+    }
+
+    /// A binomial number of hits among `records`, against none.
+    pub fn several(rate: f64, records: u32, deviation: f64) -> Self {
+        // Cannot fail: rate and count were checked when the event was made.
+        let hits = Binomial::new(rate, u64::from(records)).expect("checked rate");
+        let weights = (0..=records)
+            .map(|j| (hits.pmf(u64::from(j)), f64::from(j)))
+            .filter(|&(weight, _)| weight > 0.0)
+            .collect();
+        Self {
+            upper: Mixture(weights),
+            lower: Mixture::point(0.0),
+            deviation,
+            symmetric: false,
+        }
+    }
+
+    /// The sampling rate, when this is [`Pair::presence`] at distance one.
+    pub fn presence_rate(&self) -> Option<f64> {
+        match (&self.upper.0[..], &self.lower.0[..]) {
+            (&[(_, 0.0), (rate, 1.0)], &[(_, 0.0)]) => Some(rate),
+            _ => None,
+        }
+    }
+
+    /// Densities and slope at an outcome.
+    pub fn at(&self, x: f64) -> Outcome {
+        let variance = self.deviation * self.deviation;
+        let (upper, upper_mean) = self.upper.log_ratio(x, variance);
+        let (lower, lower_mean) = self.lower.log_ratio(x, variance);
+        Outcome {
+            upper,
+            lower,
+            slope: (upper_mean - lower_mean) / variance,
+        }
+    }
+
+    /// `ln` of the density of `N(0, s^2)`.
+    pub fn log_standard(&self, x: f64) -> f64 {
+        let z = x / self.deviation;
+        -0.5 * z * z - (self.deviation * (2.0 * PI).sqrt()).ln()
+    }
+
+    /// Outcomes that hold all but the mass beyond `deviations` standard deviations of either mixture.
+    pub fn range(&self, deviations: f64) -> (f64, f64) {
+        let margin = deviations * self.deviation;
+        let low = self.lower.smallest().min(self.upper.smallest());
+        let high = self.upper.largest().max(self.lower.largest());
+        (low - margin, high + margin)
+    }
+
+    /// Outcomes where `first^order second^(1 - order)` is not negligible.
+    pub fn tilted_range(&self, order: f64, upper_first: bool) -> (f64, f64) {
+        let margin = 13.0 * self.deviation;
+        let (first, second) = if upper_first {
+            (&self.upper, &self.lower)
+        } else {
+            (&self.lower, &self.upper)
+        };
+        let excess = order - 1.0;
+        (
+            order * first.smallest() - excess * second.largest() - margin,
+            order * first.largest() - excess * second.smallest() + margin,
+        )
+    }
+
+    /// Step in `x` at which the trapezoid rule on densities of this pair is exact to machine precision.
+    ///
+    /// The nearest complex singularity of a power of the ratio lies `pi s^2 / k` from the axis for `k`
+    /// steps between the means; the error falls with `exp(-2 pi distance / step)`.
+    pub fn smooth_step(&self) -> f64 {
+        let hits = (self.upper.0.len().max(self.lower.0.len()) - 1).max(1) as f64;
+        let gap = self.upper.largest().abs().max(self.lower.smallest().abs()) / hits;
+        let distance = self.deviation / (3.0 * hits * gap.max(f64::MIN_POSITIVE));
+        self.deviation * distance.min(0.25)
+    }
+
+    /// The outcome with this loss; `start` is a guess, improved by Newton steps inside `[low, high]`.
+    pub fn outcome_with_loss(&self, loss: f64, start: f64, mut low: f64, mut high: f64) -> f64 {
+        let mut x = start;
+        for _ in 0..200 {
+            let outcome = self.at(x);
+            let miss = outcome.loss() - loss;
+            if miss > 0.0 {
+                high = high.min(x);
+            } else {
+                low = low.max(x);
+            }
+            let step = miss / outcome.slope;
+            let next = x - step;
+            let safe = next > low && next < high;
+            let next = if safe { next } else { 0.5 * (low + high) };
+            if (next - x).abs() <= 1e-13 * (self.deviation + x.abs()) {
+                return next;
+            }
+            x = next;
+        }
+        x
+    }
+}

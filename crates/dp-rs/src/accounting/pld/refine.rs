@@ -1,0 +1,140 @@
+//! How fine the grid has to be.
+
+use super::AtMesh;
+use super::compose::Composition;
+use super::discretise::{Directions, Grid, discretise, loss_range, loss_variance};
+use crate::accounting::dominating::Loss;
+
+/// The grid adds at most this share to the standard deviation of the composed loss, if it may be so long.
+const EXCESS_DEVIATION: f64 = 1e-5;
+/// Coarsest grid.
+const COARSEST: f64 = 1e-2;
+/// Points of one step's grid at the first try and at most.
+const FIRST_POINTS: f64 = (1 << 18) as f64;
+const MOST_POINTS: f64 = (1 << 21) as f64;
+/// Points of the composed grid at most.
+const MOST_COMPOSED: f64 = (1 << 22) as f64;
+/// The grid is fine enough when halving it changes the answer by less than this share.
+const STANDS: f64 = 1e-3;
+
+/// Evaluates a ledger on grids of different width.
+pub(super) struct Refinement<'a> {
+    steps: &'a [(Loss, u64)],
+    range: f64,
+    variance: f64,
+    count: f64,
+    deviations: f64,
+}
+
+impl<'a> Refinement<'a> {
+    /// For epsilon at `delta`: the mass outside the grids is a 1e-9th part of it.
+    pub fn for_delta(steps: &'a [(Loss, u64)], delta: f64) -> Self {
+        let count: f64 = steps.iter().map(|(_, n)| *n as f64).sum();
+        // P[Z > z] <= exp(-z^2 / 2) / 2.
+        Self::new(steps, (2.0 * (count / (delta * 1e-9)).ln()).sqrt())
+    }
+
+    /// For delta at some epsilon: the mass outside the grids is below 1e-44 in a step.
+    pub fn for_epsilon(steps: &'a [(Loss, u64)]) -> Self {
+        Self::new(steps, 14.0)
+    }
+
+    fn new(steps: &'a [(Loss, u64)], deviations: f64) -> Self {
+        let width = |loss: &Loss| {
+            let (low, high) = loss_range(loss, deviations);
+            high - low
+        };
+        Self {
+            steps,
+            range: steps
+                .iter()
+                .map(|(loss, _)| width(loss))
+                .fold(0.0, f64::max),
+            variance: steps
+                .iter()
+                .map(|(loss, n)| *n as f64 * loss_variance(loss))
+                .sum(),
+            count: steps.iter().map(|(_, n)| *n as f64).sum(),
+            deviations,
+        }
+    }
+
+    pub fn epsilon(&self, delta: f64) -> AtMesh {
+        self.refine(|mesh| self.epsilon_at(mesh, delta))
+    }
+
+    pub fn delta(&self, epsilon: f64) -> AtMesh {
+        self.refine(|mesh| self.delta_at(mesh, epsilon))
+    }
+
+    pub fn epsilon_at(&self, mesh: f64, delta: f64) -> AtMesh {
+        self.worse(mesh, |composition| composition.epsilon(delta))
+    }
+
+    pub fn delta_at(&self, mesh: f64, epsilon: f64) -> AtMesh {
+        self.worse(mesh, |composition| composition.delta(epsilon))
+    }
+
+    /// Halves the grid until the answer stands or the arrays would be too long. Every grid gives a valid
+    /// answer; the smallest is returned.
+    fn refine(&self, at: impl Fn(f64) -> AtMesh) -> AtMesh {
+        let mut mesh = self.first_mesh();
+        let mut best = at(4.0 * mesh);
+        loop {
+            let finer = at(mesh);
+            let change = best.value - finer.value;
+            let previous = best.value;
+            if finer.value <= best.value {
+                best = finer;
+            }
+            if change.abs() <= STANDS * previous || previous.is_infinite() {
+                return best;
+            }
+            mesh /= 2.0;
+            let composed = 20.0 * self.variance.sqrt();
+            if self.range / mesh > MOST_POINTS || composed / mesh > MOST_COMPOSED {
+                return best;
+            }
+        }
+    }
+
+    /// Splitting a mass between two grid points adds a variance of at most `mesh^2 / 4`, about
+    /// `mesh^2 / 6` on average, in every step.
+    fn first_mesh(&self) -> f64 {
+        let wanted = (12.0 * EXCESS_DEVIATION * self.variance / self.count).sqrt();
+        wanted
+            .max(self.range / FIRST_POINTS)
+            .max(20.0 * self.variance.sqrt() / FIRST_POINTS)
+            .min(COARSEST)
+    }
+
+    /// The larger of the two directions, each composed on its own.
+    fn worse(&self, mesh: f64, value: impl Fn(&Composition) -> f64) -> AtMesh {
+        let grid = Grid {
+            mesh,
+            deviations: self.deviations,
+        };
+        let steps: Vec<(Directions, u64)> = self
+            .steps
+            .iter()
+            .map(|(loss, count)| (discretise(loss, grid), *count))
+            .collect();
+        let symmetric = steps.iter().all(|(step, _)| step.add.is_none());
+        let mut remove = Vec::with_capacity(steps.len());
+        let mut add = Vec::with_capacity(steps.len());
+        for (step, count) in steps {
+            if !symmetric {
+                add.push((step.add.unwrap_or_else(|| step.remove.clone()), count));
+            }
+            remove.push((step.remove, count));
+        }
+        let mut worst = value(&Composition::new(remove, mesh));
+        if !symmetric {
+            worst = worst.max(value(&Composition::new(add, mesh)));
+        }
+        AtMesh {
+            value: worst,
+            mesh: Some(mesh),
+        }
+    }
+}
