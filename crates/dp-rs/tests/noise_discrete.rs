@@ -207,6 +207,14 @@ proptest! {
 }
 
 #[test]
+fn conditional_rounding_ends_for_a_vector_beyond_the_clip_norm() {
+    let rounding = ConditionalRounding::new(1e9, 1.0, (-0.5_f64).exp()).unwrap();
+    let steps = rounding.round(&[3.0, 4.0], &mut stream(71)).unwrap();
+    assert!(steps[0].abs_diff(600_000_000) <= 1 && steps[1].abs_diff(800_000_000) <= 1);
+    assert!(rounding.round(&[f32::NAN], &mut stream(71)).is_err());
+}
+
+#[test]
 fn conditional_rounding_is_unbiased_within_its_condition() {
     // Values well inside the bound, so that the condition hardly ever bites: four standard errors of at most
     // 1/2 / sqrt(n), 6e-5.

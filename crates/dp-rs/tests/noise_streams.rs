@@ -89,7 +89,7 @@ fn the_names_in_files_are_fixed() {
 
 /// Correlation of the noise of two streams.
 fn correlation(level: NoiseLevel, a: &mut Stream, b: &mut Stream) -> f64 {
-    let mut draw = |stream| {
+    let draw = |stream| {
         let mut values = vec![0.0_f32; N];
         add_noise(level, &mut values, 1.0, stream).unwrap();
         values

@@ -40,6 +40,10 @@ pub(super) fn add_tile(
 }
 
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "index loops over lanes are what is vectorised"
+)]
 fn add_group(key: &Key, nonce: u64, group: u64, std: f64, step: f64, values: &mut [f32; VALUES]) {
     let mut words = Tile::default();
     keystream::fill::<ROUNDS_SAFE>(key, nonce, group, &mut words);

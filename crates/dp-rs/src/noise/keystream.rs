@@ -50,6 +50,10 @@ pub(super) const ROUNDS_SAFE: usize = 20;
 
 /// Blocks `16 group` to `16 group + 15` of the key stream.
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "index loops over lanes are what is vectorised"
+)]
 pub(super) fn fill<const ROUNDS: usize>(key: &Key, nonce: u64, group: u64, tile: &mut Tile) {
     const { assert!(ROUNDS == ROUNDS_FAST || ROUNDS == ROUNDS_SAFE) };
     let counter = group * LANES as u64;

@@ -94,7 +94,7 @@ pub enum NoiseError {
     },
     /// A scale, bound or probability of the stochastic rounding outside its range.
     #[error(
-        "rounding needs a finite scale and clip norm above zero and a retry probability within (0, 1)"
+        "rounding needs a scale and clip norm above zero, of product at most 2^40, and a retry probability within (0, 1)"
     )]
     InvalidRounding,
     /// Vectors of different lengths.

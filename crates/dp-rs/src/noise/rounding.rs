@@ -23,8 +23,10 @@ impl ConditionalRounding {
     /// [`NoiseError::InvalidRounding`].
     pub fn new(scale: f64, clip_norm: f64, retry_probability: f64) -> Result<Self, NoiseError> {
         let positive = |x: f64| x.is_finite() && x > 0.0;
+        // Up to 2^40 steps a double still holds a fraction to round by.
         if positive(scale)
             && positive(clip_norm)
+            && scale * clip_norm <= (1_u64 << 40) as f64
             && retry_probability > 0.0
             && retry_probability < 1.0
         {
@@ -48,27 +50,27 @@ impl ConditionalRounding {
         always.min(usually).sqrt()
     }
 
-    /// Rounds a vector of norm at most the clip norm.
+    /// Shrinks to the clip norm if need be, then rounds.
     ///
     /// # Errors
     ///
-    /// [`NoiseError::InvalidRounding`] for a longer vector or one that is not finite: no rounding of it need
-    /// be within the bound.
+    /// [`NoiseError::InvalidRounding`] for a vector that is not finite.
     pub fn round(&self, values: &[f32], stream: &mut Stream) -> Result<Vec<i64>, NoiseError> {
         let norm = values
             .iter()
             .map(|&v| f64::from(v).powi(2))
             .sum::<f64>()
             .sqrt();
-        // NaN fails as well.
-        if !(norm <= self.clip_norm * (1.0 + 1e-6)) {
+        if !norm.is_finite() {
             return Err(NoiseError::InvalidRounding);
         }
+        // Within the clip norm a rounding within the bound is found soon; beyond it, perhaps never.
+        let scale = self.scale * (self.clip_norm / norm.max(self.clip_norm));
         let bound = self.sensitivity(values.len());
         loop {
             let steps: Vec<i64> = values
                 .iter()
-                .map(|&v| stochastic(f64::from(v) * self.scale, stream))
+                .map(|&v| stochastic(f64::from(v) * scale, stream))
                 .collect();
             let square: f64 = steps.iter().map(|&s| (s as f64).powi(2)).sum();
             if square <= bound * bound {
