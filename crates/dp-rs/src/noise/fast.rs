@@ -3,20 +3,27 @@
 //! 32 bits of the stream per value. The radius takes 31 bits, so that its largest value is
 //! sqrt(2 · 32 · ln 2) = 6.66 standard deviations, which a Gaussian exceeds once in 3.6e10 draws.
 
-use super::keystream::{self, Key, ROUNDS_FAST, Tile};
+use super::keystream::{self, Key, LANES, ROUNDS_FAST, Tile};
 use super::vector::TILE;
 
 /// Adds `std` times the Gaussians of one tile.
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "index loops over lanes are what is vectorised"
+)]
 pub(super) fn add_tile(key: &Key, nonce: u64, index: u64, std: f32, values: &mut [f32; TILE]) {
     let mut words = Tile::default();
     keystream::fill::<ROUNDS_FAST>(key, nonce, index, &mut words);
-    let (radii, angles) = words.as_flattened().split_at(TILE / 2);
-    let (first, second) = values.split_at_mut(TILE / 2);
-    for i in 0..TILE / 2 {
-        let (x, y) = box_muller(radii[i], angles[i]);
-        first[i] += std * x;
-        second[i] += std * y;
+    // By rows of fixed length: slices of half a tile leave the compiler a scalar remainder.
+    let (rows, _) = values.as_chunks_mut::<LANES>();
+    let (first, second) = rows.split_at_mut(TILE / LANES / 2);
+    for row in 0..TILE / LANES / 2 {
+        for lane in 0..LANES {
+            let (x, y) = box_muller(words[row][lane], words[8 + row][lane]);
+            first[row][lane] += std * x;
+            second[row][lane] += std * y;
+        }
     }
 }
 
