@@ -8,10 +8,6 @@ use super::vector::TILE;
 
 /// Adds `std` times the Gaussians of one tile.
 #[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "index loops over lanes are what is vectorised"
-)]
 pub(super) fn add_tile(key: &Key, nonce: u64, index: u64, std: f32, values: &mut [f32; TILE]) {
     let mut words = Tile::default();
     keystream::fill::<ROUNDS_FAST>(key, nonce, index, &mut words);
