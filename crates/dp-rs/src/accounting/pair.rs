@@ -31,19 +31,16 @@ impl Mixture {
     ///
     /// Near one the ratio is formed as `1 + u`, so that tiny `u` (small sampling rates) keeps its
     /// relative accuracy.
-    fn log_ratio(&self, x: f64, variance: f64) -> (f64, f64) {
-        let exponent = |mean: f64| mean * (2.0 * x - mean) / (2.0 * variance);
+    fn log_ratio(&self, x: f64, precision: f64) -> (f64, f64) {
+        let exponent = |mean: f64| mean * (x - 0.5 * mean) * precision;
         if let [(_, mean)] = self.0[..] {
             return (exponent(mean), mean);
         }
-        let top = self
-            .0
-            .iter()
-            .map(|&(_, mean)| exponent(mean))
-            .fold(f64::NEG_INFINITY, f64::max);
+        let exponents = self.0.iter().map(|&(_, mean)| exponent(mean));
+        let top = exponents.fold(f64::NEG_INFINITY, f64::max);
         if top < LARGE {
             let (mut excess, mut moment) = (0.0, 0.0);
-            for &(weight, mean) in &self.0 {
+            for &(weight, mean) in self.0.iter().filter(|c| c.1 != 0.0) {
                 let term = exponent(mean).exp_m1();
                 excess += weight * term;
                 moment += weight * mean * (1.0 + term);
@@ -87,40 +84,47 @@ pub(crate) struct Pair {
     lower: Mixture,
     /// Standard deviation over clip norm.
     pub deviation: f64,
+    /// `ln(deviation sqrt(2 pi))`.
+    log_norm: f64,
     /// The lower mixture is the mirror image of the upper one, so both directions are equal.
     pub symmetric: bool,
 }
 
 impl Pair {
+    fn new(upper: Mixture, lower: Mixture, deviation: f64, symmetric: bool) -> Self {
+        Self {
+            upper,
+            lower,
+            deviation,
+            log_norm: deviation.ln() + 0.5 * (2.0 * PI).ln(),
+            symmetric,
+        }
+    }
+
     /// Without sampling: `N(shift, s^2)` against `N(0, s^2)`.
     pub fn shifted(shift: f64, deviation: f64) -> Self {
-        Self {
-            upper: Mixture::point(shift),
-            lower: Mixture::point(0.0),
-            deviation,
-            symmetric: true,
-        }
+        Self::new(Mixture::point(shift), Mixture::point(0.0), deviation, true)
     }
 
     /// Present with probability `rate`, against absent.
     pub fn presence(rate: f64, sensitivity: f64, deviation: f64) -> Self {
-        Self {
-            upper: Mixture(vec![(1.0 - rate, 0.0), (rate, sensitivity)]),
-            lower: Mixture::point(0.0),
+        Self::new(
+            Mixture(vec![(1.0 - rate, 0.0), (rate, sensitivity)]),
+            Mixture::point(0.0),
             deviation,
-            symmetric: false,
-        }
+            false,
+        )
     }
 
     /// Either of two opposite contributions, each present with probability `rate`, `distance` apart.
     pub fn exchange(rate: f64, distance: f64, deviation: f64) -> Self {
         let half = distance / 2.0;
-        Self {
-            upper: Mixture(vec![(1.0 - rate, 0.0), (rate, half)]),
-            lower: Mixture(vec![(1.0 - rate, 0.0), (rate, -half)]),
+        Self::new(
+            Mixture(vec![(1.0 - rate, 0.0), (rate, half)]),
+            Mixture(vec![(1.0 - rate, 0.0), (rate, -half)]),
             deviation,
-            symmetric: true,
-        }
+            true,
+        )
     }
 
     /// A binomial number of hits among `records`, against none.
@@ -131,12 +135,7 @@ impl Pair {
             .map(|j| (hits.pmf(u64::from(j)), f64::from(j)))
             .filter(|&(weight, _)| weight > 0.0)
             .collect();
-        Self {
-            upper: Mixture(weights),
-            lower: Mixture::point(0.0),
-            deviation,
-            symmetric: false,
-        }
+        Self::new(Mixture(weights), Mixture::point(0.0), deviation, false)
     }
 
     /// The sampling rate, when this is [`Pair::presence`] at distance one.
@@ -149,20 +148,20 @@ impl Pair {
 
     /// Densities and slope at an outcome.
     pub fn at(&self, x: f64) -> Outcome {
-        let variance = self.deviation * self.deviation;
-        let (upper, upper_mean) = self.upper.log_ratio(x, variance);
-        let (lower, lower_mean) = self.lower.log_ratio(x, variance);
+        let precision = 1.0 / (self.deviation * self.deviation);
+        let (upper, upper_mean) = self.upper.log_ratio(x, precision);
+        let (lower, lower_mean) = self.lower.log_ratio(x, precision);
         Outcome {
             upper,
             lower,
-            slope: (upper_mean - lower_mean) / variance,
+            slope: (upper_mean - lower_mean) * precision,
         }
     }
 
     /// `ln` of the density of `N(0, s^2)`.
     pub fn log_standard(&self, x: f64) -> f64 {
         let z = x / self.deviation;
-        -0.5 * z * z - (self.deviation * (2.0 * PI).sqrt()).ln()
+        -0.5 * z * z - self.log_norm
     }
 
     /// Outcomes that hold all but the mass beyond `deviations` standard deviations of either mixture.
@@ -214,7 +213,8 @@ impl Pair {
             let next = x - step;
             let safe = next > low && next < high;
             let next = if safe { next } else { 0.5 * (low + high) };
-            if (next - x).abs() <= 1e-13 * (self.deviation + x.abs()) {
+            // Newton squares the error: the next one would be in the last digits.
+            if (next - x).abs() <= 1e-7 * self.deviation {
                 return next;
             }
             x = next;

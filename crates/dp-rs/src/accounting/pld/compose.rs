@@ -13,11 +13,12 @@ use super::distribution::LossDistribution;
 /// Mass cut off on the right of the window, relative to the delta that is asked for; it is counted as
 /// an infinite loss.
 const RELATIVE_TAIL: f64 = 1e-9;
-/// Logarithm of the tilted mass that may lie to the left of the window.
-const LOG_LEFT_TAIL: f64 = -40.0;
-/// The same to the right. What lies there comes back on the left of a circular transform, where taking
-/// out the tilt magnifies it, so it must be small beside the answer.
-const LOG_RIGHT_TAIL: f64 = -50.0;
+/// Logarithm of the share of the tilted mass that the answer should have: far above round-off.
+const LOG_WANTED: f64 = -20.0;
+/// The same below which another, stronger tilt is tried.
+const LOG_RESOLVED: f64 = -26.0;
+/// Tilts that are tried.
+const TILTS: usize = 4;
 /// Longest window: 2^23 complex numbers of 16 bytes.
 const MAX_WINDOW: usize = 1 << 23;
 
@@ -67,38 +68,93 @@ impl Composition {
         if self.infinity >= delta {
             return f64::INFINITY;
         }
-        let (theta, bound) = minimise(|lambda| (self.log_moment(lambda) - delta.ln()) / lambda);
-        if bound <= 0.0 {
-            return 0.0;
+        let log_delta = delta.ln();
+        let (strongest, bound) =
+            minimise(1.0, |lambda| (self.log_moment(lambda) - log_delta) / lambda);
+        let mut epsilon = bound;
+        for _ in 0..TILTS {
+            if epsilon <= 0.0 {
+                return 0.0;
+            }
+            let theta = self.tilt(strongest, log_delta, epsilon);
+            let window = self.window(theta, log_delta, 0.0);
+            epsilon = window.epsilon(delta, self.mesh).clamp(0.0, bound);
+            if self.log_share(theta, log_delta, epsilon) >= LOG_RESOLVED {
+                break;
+            }
         }
-        let log_tail = delta.ln() + RELATIVE_TAIL.ln();
-        let log_right = (log_tail - self.log_moment(theta)).min(LOG_RIGHT_TAIL);
-        let window = self.window(theta, log_tail, log_right);
-        window.epsilon(delta, self.mesh).clamp(0.0, bound)
+        epsilon
     }
 
     /// Delta at `epsilon`.
     pub fn delta(&self, epsilon: f64) -> f64 {
-        // Far beyond this order nothing changes in double precision.
-        let exponent = |lambda: f64| self.log_moment(lambda) - lambda * epsilon;
-        let (theta, log_bound) = minimise(exponent);
+        let (strongest, log_bound) =
+            minimise(1.0, |lambda| self.log_moment(lambda) - lambda * epsilon);
         if log_bound < -690.0 {
+            // Below the smallest numbers; the bound itself is as good as any.
             return self.infinity + log_bound.exp().max(f64::MIN_POSITIVE);
         }
-        let log_tail = log_bound.min(0.0) + RELATIVE_TAIL.ln() - 10.0;
-        let window = self.window(theta, log_tail, LOG_RIGHT_TAIL);
-        window.delta(epsilon, self.mesh).min(1.0)
+        let mut log_delta = log_bound.min(0.0);
+        let mut delta = log_delta.exp();
+        for _ in 0..TILTS {
+            let theta = self.tilt(strongest, log_delta, epsilon);
+            let window = self.window(theta, log_delta - 10.0, epsilon.max(0.0));
+            delta = window
+                .delta(epsilon, self.mesh)
+                .clamp(f64::MIN_POSITIVE, 1.0);
+            if self.log_share(theta, delta.ln(), epsilon) >= LOG_RESOLVED {
+                break;
+            }
+            log_delta = delta.ln();
+        }
+        delta
     }
 
-    /// Masses of the composed, tilted losses.
-    fn window(&self, theta: f64, log_tail: f64, log_right: f64) -> Window {
+    /// Logarithm of the tilted mass that is behind a delta of `exp(log_delta)` at `epsilon`.
+    fn log_share(&self, theta: f64, log_delta: f64, epsilon: f64) -> f64 {
+        log_delta - self.log_moment(theta) + theta * epsilon
+    }
+
+    /// The weakest tilt, up to `strongest`, that lifts the answer above round-off.
+    ///
+    /// A tilt magnifies what a circular transform brings back from beyond the right end, so that a
+    /// stronger one needs a longer window.
+    fn tilt(&self, strongest: f64, log_delta: f64, epsilon: f64) -> f64 {
+        if log_delta >= LOG_WANTED {
+            return 0.0;
+        }
+        let (mut low, mut high) = (0.0, strongest);
+        for _ in 0..6 {
+            let middle = 0.5 * (low + high);
+            if self.log_share(middle, log_delta, epsilon) >= LOG_WANTED {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        high
+    }
+
+    /// Composed losses around the epsilon, at least `epsilon`, where delta is about `exp(log_delta)`.
+    fn window(&self, theta: f64, log_delta: f64, epsilon: f64) -> Window {
         let log_scale = self.log_moment(theta);
-        let (_, plain) = minimise(|lambda| (self.log_moment(lambda) - log_tail) / lambda);
-        let (_, tilted) =
-            minimise(|lambda| (self.log_moment(theta + lambda) - log_scale - log_right) / lambda);
-        let right = plain.max(tilted);
-        let (_, negative_left) = minimise(|lambda| {
-            (self.log_moment(theta - lambda) - log_scale - LOG_LEFT_TAIL) / lambda
+        let log_tail = log_delta + RELATIVE_TAIL.ln();
+        let (lambda, plain) = minimise(1.0 + theta, |lambda| {
+            (self.log_moment(lambda) - log_tail) / lambda
+        });
+        let log_right = log_tail - log_scale + theta * epsilon;
+        let right = if theta == 0.0 {
+            plain
+        } else {
+            let (_, tilted) = minimise(lambda, |lambda| {
+                (self.log_moment(theta + lambda) - log_scale - log_right) / lambda
+            });
+            plain.max(tilted)
+        };
+        // What lies to the left comes back at the right end, where the tilt is taken out most.
+        let log_left = (log_tail - log_scale + theta * right).min(-30.0);
+        let (_, negative_left) = minimise(lambda, |lambda| {
+            (self.log_moment(theta - lambda) - log_scale - log_left) / lambda
         });
         let first = (-negative_left / self.mesh).floor() as i64;
         let last = (right / self.mesh).ceil() as i64;
@@ -143,8 +199,13 @@ impl Composition {
                 // Cannot fail: both buffers were made by the transform.
                 .expect("buffers have the transform's length");
             for (sum, w) in total.iter_mut().zip(&frequencies) {
-                let log_modulus = 0.5 * (2.0 * w.re + w.norm_sqr()).max(-1.0).ln_1p();
-                let angle = w.im.atan2(1.0 + w.re);
+                let value = Complex::new(1.0 + w.re, w.im);
+                let log_modulus = if w.norm_sqr() < 0.25 {
+                    0.5 * (2.0 * w.re + w.norm_sqr()).ln_1p()
+                } else {
+                    value.norm().ln()
+                };
+                let angle = value.im.atan2(value.re);
                 *sum += Complex::new(log_modulus, angle) * *count as f64;
             }
         }
@@ -224,10 +285,10 @@ impl Window {
 /// Where a function of a positive number with one minimum is smallest, and its value there.
 ///
 /// Any argument gives a valid Chernoff bound, so a rough minimiser is enough.
-fn minimise(f: impl Fn(f64) -> f64) -> (f64, f64) {
+fn minimise(start: f64, f: impl Fn(f64) -> f64) -> (f64, f64) {
     const SMALLEST: f64 = 1e-6;
     const LARGEST: f64 = 1e9;
-    let mut best = (1.0, f(1.0));
+    let mut best = (start, f(start));
     let mut factor = 4.0;
     while factor > 1.2 {
         let mut moved = false;

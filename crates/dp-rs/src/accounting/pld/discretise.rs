@@ -129,19 +129,17 @@ fn discretise_pairs(pairs: &[(f64, Pair)], grid: Grid) -> Directions {
     let first = (low / mesh).floor() as i64;
     let last = (high / mesh).ceil() as i64;
     let len = (last - first) as usize + 1;
-    let mut remove = LossDistribution::empty(mesh, first, len);
-    let mut add = LossDistribution::empty(mesh, -last, len);
-    for (weight, pair) in pairs {
-        spread(pair, *weight, grid.deviations, &mut remove, &mut add);
-    }
     let symmetric = pairs.iter().all(|(_, pair)| pair.symmetric);
-    for direction in [&mut remove, &mut add] {
-        direction.normalise();
+    let mut remove = LossDistribution::empty(mesh, first, len);
+    let mut add = (!symmetric).then(|| LossDistribution::empty(mesh, -last, len));
+    for (weight, pair) in pairs {
+        spread(pair, *weight, grid.deviations, &mut remove, add.as_mut());
     }
-    Directions {
-        remove,
-        add: (!symmetric).then_some(add),
+    remove.normalise();
+    if let Some(add) = &mut add {
+        add.normalise();
     }
+    Directions { remove, add }
 }
 
 /// Walks through the cells of the grid and moves each one's mass to its two ends.
@@ -150,7 +148,7 @@ fn spread(
     weight: f64,
     deviations: f64,
     remove: &mut LossDistribution,
-    add: &mut LossDistribution,
+    mut add: Option<&mut LossDistribution>,
 ) {
     let mesh = remove.mesh;
     let (low, high) = pair.range(deviations);
@@ -166,21 +164,25 @@ fn spread(
         } else {
             pair.outcome_with_loss(b, guess, from, high)
         };
-        let ends = integrate(pair, a, b, from, to, smooth);
+        let ends = integrate(pair, a, b, from, to, smooth, add.is_some());
         let lower = (cell - remove.first) as usize;
         remove.masses[lower] += weight * ends.upper_at_a;
         remove.masses[lower + 1] += weight * ends.upper_at_b;
-        // In the reverse direction the cell is [-b, -a].
-        let upper = (-cell - add.first) as usize;
-        add.masses[upper] += weight * ends.lower_at_a;
-        add.masses[upper - 1] += weight * ends.lower_at_b;
+        if let Some(add) = &mut add {
+            // In the reverse direction the cell is [-b, -a].
+            let upper = (-cell - add.first) as usize;
+            add.masses[upper] += weight * ends.lower_at_a;
+            add.masses[upper - 1] += weight * ends.lower_at_b;
+        }
         // The next cell is about as wide as this one.
         guess = (2.0 * to - from).min(high);
         from = to;
     }
     let outside = weight * 0.5 * libm::erfc(deviations / std::f64::consts::SQRT_2);
     remove.infinity += outside;
-    add.infinity += outside;
+    if let Some(add) = add {
+        add.infinity += outside;
+    }
 }
 
 /// Mass of a cell under both distributions, at its two ends.
@@ -192,7 +194,7 @@ struct Ends {
     lower_at_b: f64,
 }
 
-fn integrate(pair: &Pair, a: f64, b: f64, from: f64, to: f64, smooth: f64) -> Ends {
+fn integrate(pair: &Pair, a: f64, b: f64, from: f64, to: f64, smooth: f64, both: bool) -> Ends {
     let width = to - from;
     let (rule, pieces): (&[_], _) = if width <= SHORT_PIECE * smooth {
         (&SHORT, 1)
@@ -200,6 +202,7 @@ fn integrate(pair: &Pair, a: f64, b: f64, from: f64, to: f64, smooth: f64) -> En
         (&LONG, (width / (LONG_PIECE * smooth)).ceil() as usize)
     };
     let piece = width / pieces as f64;
+    let whole = (b - a).exp_m1();
     let mut ends = Ends::default();
     for number in 0..pieces {
         let start = from + piece * number as f64;
@@ -207,23 +210,24 @@ fn integrate(pair: &Pair, a: f64, b: f64, from: f64, to: f64, smooth: f64) -> En
             let x = start + piece * node;
             let outcome = pair.at(x);
             // Newton's last digits may put a node a hair outside its cell.
-            let loss = outcome.loss().clamp(a, b);
-            let standard = weight * piece * pair.log_standard(x).exp();
-            let (upper, lower) = (
-                standard * outcome.upper.exp(),
-                standard * outcome.lower.exp(),
-            );
-            ends.upper_at_b -= upper * (a - loss).exp_m1();
-            ends.upper_at_a += upper * (b - loss).exp_m1();
-            ends.lower_at_b += lower * (loss - a).exp_m1();
-            ends.lower_at_a -= lower * (loss - b).exp_m1();
+            let part = (outcome.loss().clamp(a, b) - a).exp_m1();
+            let log_standard = pair.log_standard(x);
+            // With d = loss - a: upper (exp(b - loss) - 1) and upper (1 - exp(a - loss)), over exp(-d).
+            let upper = weight * piece * (log_standard + outcome.upper).exp() / (1.0 + part);
+            ends.upper_at_a += upper * (whole - part);
+            ends.upper_at_b += upper * part;
+            if both {
+                // lower (1 - exp(loss - b)) exp(b - a) and lower (exp(loss - a) - 1)
+                let lower = weight * piece * (log_standard + outcome.lower).exp();
+                ends.lower_at_a += lower * (whole - part);
+                ends.lower_at_b += lower * part;
+            }
         }
     }
-    let (grow, shrink) = ((b - a).exp_m1(), -(a - b).exp_m1());
-    ends.upper_at_b /= shrink;
-    ends.upper_at_a /= grow;
-    ends.lower_at_b /= grow;
-    ends.lower_at_a /= shrink;
+    ends.upper_at_a /= whole;
+    ends.upper_at_b *= (1.0 + whole) / whole;
+    ends.lower_at_a /= whole;
+    ends.lower_at_b /= whole;
     ends
 }
 
