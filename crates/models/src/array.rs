@@ -47,6 +47,20 @@ impl Array {
         &mut self.values
     }
 
+    /// Some of the records, in the given order.
+    pub(crate) fn select(&self, records: &[usize]) -> Self {
+        let per = self.values.len() / self.records().max(1);
+        let mut shape = self.shape.clone();
+        shape[0] = records.len();
+        let values = records
+            .iter()
+            .flat_map(|&record| &self.values[record * per..(record + 1) * per]);
+        Self {
+            shape,
+            values: values.copied().collect(),
+        }
+    }
+
     /// Number of records.
     #[must_use]
     pub fn records(&self) -> usize {

@@ -68,6 +68,14 @@ pub enum ModelError {
         /// What does not fit, and what would.
         problem: String,
     },
+    /// Private training is not possible with this part of the network.
+    #[error("{what} cannot be trained privately: {remedy}")]
+    NotPrivate {
+        /// Dotted name of the tensor, or the task.
+        what: String,
+        /// Why, and what to use instead.
+        remedy: String,
+    },
     /// Training or prediction produced a value that is not a finite number.
     #[error(
         "{what} is not a finite number: lower the learning rate, or check the input for extreme values"
@@ -100,6 +108,7 @@ impl ModelError {
             Self::InputShape { .. } => "model_input_shape",
             Self::ArrayLength { .. } => "model_array_length",
             Self::Target { .. } => "model_target_invalid",
+            Self::NotPrivate { .. } => "model_not_private",
             Self::NotFinite { .. } => "model_not_finite",
             Self::Device { .. } => "model_device_unavailable",
         }

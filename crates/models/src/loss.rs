@@ -52,6 +52,31 @@ impl Targets {
             Self::Hazards { bin, .. } => bin.len(),
         }
     }
+
+    /// Those of some of the records, in the given order.
+    pub(crate) fn select(&self, task: &Task, records: &[usize]) -> Self {
+        fn pick<T: Copy>(values: &[T], records: &[usize]) -> Vec<T> {
+            records.iter().map(|&record| values[record]).collect()
+        }
+        match self {
+            Self::Classes(classes) => Self::Classes(pick(classes, records)),
+            Self::Labels(values) => {
+                let per = task.outputs();
+                let rows = records
+                    .iter()
+                    .flat_map(|&record| &values[record * per..(record + 1) * per]);
+                Self::Labels(rows.copied().collect())
+            }
+            Self::Survival { time, event } => Self::Survival {
+                time: pick(time, records),
+                event: pick(event, records),
+            },
+            Self::Hazards { bin, event } => Self::Hazards {
+                bin: pick(bin, records),
+                event: pick(event, records),
+            },
+        }
+    }
 }
 
 /// Sum of the losses of a batch, and the weight to divide it by: records, known labels or events.

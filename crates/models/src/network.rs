@@ -290,6 +290,16 @@ impl SiteNetwork {
     /// # Errors
     /// [`ModelError::UnknownModality`], [`ModelError::InputShape`], [`ModelError::NotFinite`].
     pub fn features(&self, views: &[View<'_>], absent: [bool; 4]) -> Result<Features, ModelError> {
+        let (flow, features) = self.pass(views, absent)?;
+        Ok(Features(flow.finish(&features)))
+    }
+
+    /// The forward pass up to the feature map.
+    pub(crate) fn pass(
+        &self,
+        views: &[View<'_>],
+        absent: [bool; 4],
+    ) -> Result<(Flow, Map), ModelError> {
         let anchor = views.first().ok_or_else(|| ModelError::Setting {
             key: "views".into(),
             value: "[]".into(),
@@ -331,7 +341,7 @@ impl SiteNetwork {
             unreachable!("there is an anchor")
         };
         let features = self.fuse(&mut flow, own, &partner, absent);
-        Ok(Features(flow.finish(&features)))
+        Ok((flow, features))
     }
 
     fn flow(&self) -> Flow {
@@ -368,6 +378,16 @@ impl SiteNetwork {
             .map_err(|_| ModelError::UnknownModality(key.clone()))
     }
 
+    /// Kernel `[features, outputs]` and bias of a task's head.
+    pub(crate) fn head(&self, task: &TaskKey) -> Result<(Tensor<2>, Tensor<1>), ModelError> {
+        let index = self
+            .tasks
+            .binary_search(task)
+            .map_err(|_| ModelError::UnknownTask(task.clone()))?;
+        let head = &self.parts.heads[index];
+        Ok((head.kernel.val(), head.bias.val()))
+    }
+
     /// Logits `[outputs, batch]` of a task: dropout mask, mean over the map, dense layer.
     pub(crate) fn logits(
         &self,
@@ -375,15 +395,10 @@ impl SiteNetwork {
         features: &Features,
         mask: Option<&Tensor<4>>,
     ) -> Result<Tensor<2>, ModelError> {
-        let index = self
-            .tasks
-            .binary_search(task)
-            .map_err(|_| ModelError::UnknownTask(task.clone()))?;
-        let head = &self.parts.heads[index];
+        let (kernel, bias) = self.head(task)?;
         let pooled = crate::op::pixel_mean(&features.0, mask);
-        let kernel = head.kernel.val();
         let outputs = kernel.dims()[1];
-        Ok(kernel.transpose().matmul(pooled) + head.bias.val().reshape([outputs, 1]))
+        Ok(kernel.transpose().matmul(pooled) + bias.reshape([outputs, 1]))
     }
 
     /// The task's description.

@@ -125,13 +125,7 @@ impl Trainer {
         if weight == 0.0 {
             return Ok((vec![0.0; self.weights.len()], total));
         }
-        let mut gradients = (sum / weight as f32).backward();
-        let mut collector = Collector {
-            gradients: &mut gradients,
-            flat: Vec::with_capacity(self.weights.len()),
-        };
-        network.parts.visit(&mut collector);
-        Ok((collector.flat, total))
+        Ok((network.collect(sum / weight as f32, |_| true), total))
     }
 
     /// One optimiser step on the mean loss of a batch; `factor` scales the learning rate.
@@ -223,13 +217,33 @@ impl ModuleVisitor for Flat {
     }
 }
 
-struct Collector<'a> {
-    gradients: &'a mut Gradients,
-    flat: Vec<f32>,
+impl SiteNetwork {
+    /// The gradient of `loss` for the tensors that `kept` names by their place in the manifest.
+    pub(crate) fn collect(&self, loss: Tensor<1>, kept: impl Fn(usize) -> bool) -> Vec<f32> {
+        let mut collector = Collector {
+            gradients: &mut loss.backward(),
+            flat: Vec::new(),
+            index: 0,
+            kept,
+        };
+        self.parts.visit(&mut collector);
+        collector.flat
+    }
 }
 
-impl ModuleVisitor for Collector<'_> {
+struct Collector<'a, F> {
+    gradients: &'a mut Gradients,
+    flat: Vec<f32>,
+    index: usize,
+    kept: F,
+}
+
+impl<F: Fn(usize) -> bool> ModuleVisitor for Collector<'_, F> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.index += 1;
+        if !(self.kept)(self.index - 1) {
+            return;
+        }
         let tensor = param.val();
         match tensor.grad_remove(self.gradients) {
             Some(gradient) => self.flat.extend(host_values(gradient)),

@@ -12,6 +12,7 @@ pub(crate) mod gates;
 pub(crate) mod norm;
 pub(crate) mod pointwise;
 pub(crate) mod taps;
+pub(crate) mod units;
 
 use std::sync::LazyLock;
 

@@ -88,6 +88,11 @@ impl Flow {
         }
     }
 
+    /// The tape with the place of `map` on it; nothing for a pass in Burn's operations.
+    pub fn into_tape(self, map: &Map) -> Option<(Tape, Id)> {
+        self.tape.map(|tape| (tape, map.id()))
+    }
+
     /// The result of the pass.
     pub fn finish(self, map: &Map) -> Tensor<4> {
         match (self.tape, map) {

@@ -14,6 +14,9 @@ use burn::tensor::{Bytes, DType, Shape, Tensor};
 
 type Tracked = burn::backend::tensor::FloatTensor<Autodiff<Flex>>;
 
+/// Identifies a tensor in Burn's graph.
+pub(crate) type Node = u64;
+
 /// An operand on the CPU backend in single precision.
 #[derive(Clone)]
 pub(crate) enum Operand {

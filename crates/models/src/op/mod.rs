@@ -4,6 +4,7 @@
 //! [`crate::kernel`] on a tape that is one operation to Burn; on every other device, and in double precision,
 //! the same formulas made of Burn's own operations. Tests compare the two.
 
+pub(crate) mod books;
 mod flow;
 pub(crate) mod generic;
 mod host;
@@ -11,3 +12,4 @@ mod tape;
 
 pub(crate) use flow::{Flow, Map, pixel_mean};
 pub(crate) use generic::UnitTensors;
+pub(crate) use tape::Tape;

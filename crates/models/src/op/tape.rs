@@ -25,13 +25,13 @@ enum Buffer {
     Own(Vec<f32>),
 }
 
-struct Value {
+pub(super) struct Value {
     buffer: Buffer,
-    tracked: bool,
+    pub(super) tracked: bool,
 }
 
 /// One kernel call: what it read, what it wrote, what its gradient needs besides.
-enum Step {
+pub(super) enum Step {
     Pointwise {
         x: Id,
         w: Id,
@@ -130,9 +130,9 @@ enum Step {
 /// The record of a forward pass.
 #[derive(Default)]
 pub(crate) struct Tape {
-    operands: Vec<(Operand, Id)>,
-    values: Vec<Value>,
-    steps: Vec<(Step, Id)>,
+    pub(super) operands: Vec<(Operand, Id)>,
+    pub(super) values: Vec<Value>,
+    pub(super) steps: Vec<(Step, Id)>,
 }
 
 impl Tape {
@@ -304,7 +304,7 @@ impl Tape {
         )
     }
 
-    fn units(&self, ids: &[Id]) -> [Unit<'_>; 2] {
+    pub(super) fn units(&self, ids: &[Id]) -> [Unit<'_>; 2] {
         let tensors: Vec<&[f32]> = ids.iter().map(|&id| self.get(id)).collect();
         let (first, second) = tensors.split_at(gates::TENSORS);
         [Unit::from_slices(first), Unit::from_slices(second)]
@@ -436,31 +436,35 @@ struct Finished {
 
 impl Pullback for Finished {
     fn pull(&self, dy: &[f32]) -> Vec<Option<Vec<f32>>> {
-        let mut grads = Grads {
-            found: vec![None; self.tape.values.len()],
-            values: &self.tape.values,
-        };
+        let mut grads = Grads::new(&self.tape.values);
         grads.add(self.output, || dy.to_vec());
         for (step, output) in self.tape.steps.iter().rev() {
-            if let Some(dy) = grads.found[*output].take() {
+            if let Some(dy) = grads.take(*output) {
                 self.tape.step_back(step, &dy, &mut grads);
             }
         }
-        self.operands
-            .iter()
-            .map(|&id| grads.found[id].take())
-            .collect()
+        self.operands.iter().map(|&id| grads.take(id)).collect()
     }
 }
 
-struct Grads<'a> {
+pub(super) struct Grads<'a> {
     found: Vec<Option<Vec<f32>>>,
     values: &'a [Value],
 }
 
-impl Grads<'_> {
+impl<'a> Grads<'a> {
+    pub fn new(values: &'a [Value]) -> Self {
+        let found = vec![None; values.len()];
+        Self { found, values }
+    }
+
+    /// The gradient found for a value, which is complete when all later steps were replayed.
+    pub fn take(&mut self, id: Id) -> Option<Vec<f32>> {
+        self.found[id].take()
+    }
+
     /// Adds a gradient, computed only when it is wanted.
-    fn add(&mut self, id: Id, gradient: impl FnOnce() -> Vec<f32>) {
+    pub fn add(&mut self, id: Id, gradient: impl FnOnce() -> Vec<f32>) {
         if self.values[id].tracked {
             let gradient = gradient();
             match &mut self.found[id] {
@@ -476,7 +480,7 @@ impl Grads<'_> {
 }
 
 impl Tape {
-    fn step_back(&self, step: &Step, dy: &[f32], grads: &mut Grads<'_>) {
+    pub(super) fn step_back(&self, step: &Step, dy: &[f32], grads: &mut Grads<'_>) {
         match *step {
             Step::Pointwise { x, w, bias, shape } => {
                 grads.add(x, || shape.input_gradient(dy, self.get(w)));

@@ -1,0 +1,585 @@
+//! Book-Keeping on the tape (Bu et al., arXiv 2210.00038): one backward pass that computes no weight
+//! gradient, and afterwards the norm of every unit's gradient and any weighted sum of those gradients.
+//!
+//! Per weight the cheaper of two books is kept (`differential-privacy.md` section 4.1). With T the pixels and
+//! records of a unit over all uses of a weight `[p, d]`: if `2 T^2 < p d`, the layer's input and the gradient
+//! of its output, from which the norm follows by two T x T Gram matrices ("ghost norm"); otherwise the
+//! gradient of every unit, which then has fewer values than the unit's activations have. So memory grows with
+//! the activations of the batch only.
+
+use std::collections::BTreeMap;
+
+use super::host::{Node, Operand};
+use super::tape::{Grads, Id, Step, Tape};
+use crate::kernel::gates::{self, Formulas};
+use crate::kernel::pointwise::Product;
+use crate::kernel::units::{self, Units};
+
+/// Which records of a batch belong to which unit.
+#[derive(Clone, Debug)]
+pub(crate) struct Membership {
+    /// The unit of each record.
+    pub of_record: Vec<usize>,
+    /// Number of units.
+    pub units: usize,
+}
+
+impl Membership {
+    fn as_units(&self) -> Units<'_> {
+        Units {
+            of_record: &self.of_record,
+            count: self.units,
+        }
+    }
+
+    fn records_of(&self, unit: usize) -> Vec<usize> {
+        let mine = |&record: &usize| self.of_record[record] == unit;
+        (0..self.of_record.len()).filter(mine).collect()
+    }
+
+    fn most_records(&self) -> usize {
+        let mut counts = vec![0; self.units];
+        for &unit in &self.of_record {
+            counts[unit] += 1;
+        }
+        counts.into_iter().max().unwrap_or(0)
+    }
+}
+
+/// One trained tensor.
+#[derive(Clone, Debug)]
+pub(crate) struct Trained {
+    /// What the autodiff graph knows it by.
+    pub node: Node,
+    /// Number of values.
+    pub len: usize,
+}
+
+/// What is kept of one weight.
+enum Entry {
+    /// Nothing reached it: its gradient is zero.
+    Untouched,
+    /// The gradient of every unit, `[values][units]`.
+    Gradients(Vec<f32>),
+    /// Inputs and gradients of outputs, whose products summed over columns are the gradient.
+    Products { shape: Product, uses: Vec<Use> },
+    /// Tensor `tensor` of the gates numbered `gates`.
+    Gates { gates: usize, tensor: usize },
+}
+
+struct Use {
+    x: Input,
+    dy: Vec<f32>,
+}
+
+enum Input {
+    OnTape(Id),
+    Own(Vec<f32>),
+}
+
+/// A pass over two MACFusion units, to be run again on any part of the batch.
+struct GatesPass {
+    pooled: [Id; 2],
+    units: Vec<Id>,
+    formulas: Formulas,
+    batch: usize,
+    dy: Vec<f32>,
+}
+
+/// The books of one backward pass.
+pub(crate) struct Books {
+    tape: Tape,
+    members: Membership,
+    lengths: Vec<usize>,
+    entries: Vec<Entry>,
+    gates: Vec<GatesPass>,
+    /// Squared norms of the tensors of gates, `[gates][tensor][unit]`.
+    gate_squares: Vec<Vec<Vec<f64>>>,
+}
+
+impl Books {
+    /// Runs backwards from the gradient `dy` of `output`.
+    ///
+    /// Returns the position in `trained` of a tensor whose use has no rule, if there is one.
+    pub fn keep(
+        mut tape: Tape,
+        output: Id,
+        dy: Vec<f32>,
+        members: Membership,
+        trained: &[Trained],
+    ) -> Result<Self, usize> {
+        let nodes: BTreeMap<Node, usize> = trained
+            .iter()
+            .enumerate()
+            .map(|(index, tensor)| (tensor.node, index))
+            .collect();
+        let mut owner = vec![None; tape.values.len()];
+        let mut uses = vec![0; trained.len()];
+        for (operand, id) in &tape.operands {
+            if let Some(&index) = operand.node().as_ref().and_then(|node| nodes.get(node)) {
+                owner[*id] = Some(index);
+                uses[index] += 1;
+                // The backward pass is to compute gradients of maps only.
+                tape.values[*id].tracked = false;
+            }
+        }
+        let mut writer = Writer {
+            owner,
+            uses,
+            most_records: members.most_records(),
+            members: &members,
+            entries: trained.iter().map(|_| Entry::Untouched).collect(),
+            gates: Vec::new(),
+            gate_squares: Vec::new(),
+            refused: None,
+        };
+        let mut grads = Grads::new(&tape.values);
+        grads.add(output, || dy);
+        for (step, output) in tape.steps.iter().rev() {
+            if let Some(dy) = grads.take(*output) {
+                tape.step_back(step, &dy, &mut grads);
+                writer.book(&tape, step, dy);
+            }
+        }
+        drop(grads);
+        let Writer {
+            entries,
+            gates,
+            gate_squares,
+            refused,
+            ..
+        } = writer;
+        match refused {
+            Some(index) => Err(index),
+            None => Ok(Self {
+                tape,
+                lengths: trained.iter().map(|tensor| tensor.len).collect(),
+                entries,
+                gates,
+                gate_squares,
+                members,
+            }),
+        }
+    }
+
+    /// Enters a dense layer outside the tape: `kernel[i, o] = sum_b pooled[i, b] dlogits[o, b]`.
+    pub fn enter_head(
+        &mut self,
+        [kernel, bias]: [Option<usize>; 2],
+        pooled: Vec<f32>,
+        dlogits: Vec<f32>,
+    ) {
+        let batch = self.members.of_record.len();
+        let (features, outputs) = (pooled.len() / batch, dlogits.len() / batch);
+        if let Some(bias) = bias {
+            let gradients = units::of_rows(&dlogits, outputs, self.members.as_units());
+            self.entries[bias] = Entry::Gradients(gradients);
+        }
+        if let Some(kernel) = kernel {
+            let shape = Product {
+                inputs: outputs,
+                outputs: features,
+                groups: 1,
+                columns: batch,
+            };
+            let uses = vec![Use {
+                x: Input::Own(dlogits),
+                dy: pooled,
+            }];
+            self.entries[kernel] = Entry::Products { shape, uses };
+        }
+    }
+
+    /// Units in the batch.
+    pub fn units(&self) -> usize {
+        self.members.units
+    }
+
+    /// Squared norms of every unit's gradient of tensor `index`.
+    pub fn squares(&self, index: usize) -> Vec<f64> {
+        match &self.entries[index] {
+            Entry::Untouched => vec![0.0; self.members.units],
+            Entry::Gradients(gradients) => {
+                let mut squares = vec![0.0; self.members.units];
+                for row in gradients.chunks_exact(self.members.units) {
+                    for (square, &value) in squares.iter_mut().zip(row) {
+                        *square += f64::from(value) * f64::from(value);
+                    }
+                }
+                squares
+            }
+            Entry::Products { shape, uses } => (0..self.members.units)
+                .map(|unit| self.ghost_square(*shape, uses, unit))
+                .collect(),
+            Entry::Gates { gates, tensor } => self.gate_squares[*gates][*tensor].clone(),
+        }
+    }
+
+    /// `|| sum_t dy_t x_t' ||^2 = sum_{s,t} <x_s, x_t> <dy_s, dy_t>` over the columns of one unit; in double
+    /// precision, because the terms of views that cancel are large and their sum is not.
+    fn ghost_square(&self, shape: Product, uses: &[Use], unit: usize) -> f64 {
+        let records = self.members.records_of(unit);
+        let (ci, co) = (shape.inputs / shape.groups, shape.outputs / shape.groups);
+        let mut total = 0.0;
+        for g in 0..shape.groups {
+            let mut xs = Vec::new();
+            let mut dys = Vec::new();
+            for one in uses {
+                let x = self.input(&one.x);
+                self.columns(x, shape.columns, g * ci..(g + 1) * ci, &records, &mut xs);
+                self.columns(
+                    &one.dy,
+                    shape.columns,
+                    g * co..(g + 1) * co,
+                    &records,
+                    &mut dys,
+                );
+            }
+            let columns = xs.len() / ci;
+            for s in 0..columns {
+                for t in 0..=s {
+                    let twice = if s == t { 1.0 } else { 2.0 };
+                    total += twice
+                        * inner(&xs[s * ci..(s + 1) * ci], &xs[t * ci..(t + 1) * ci])
+                        * inner(&dys[s * co..(s + 1) * co], &dys[t * co..(t + 1) * co]);
+                }
+            }
+        }
+        // A sum that should be zero may round below it; a NaN stays one.
+        if total < 0.0 { 0.0 } else { total }
+    }
+
+    /// Appends, column by column, the rows `rows` of the pixels of `records`.
+    fn columns(
+        &self,
+        map: &[f32],
+        columns: usize,
+        rows: std::ops::Range<usize>,
+        records: &[usize],
+        to: &mut Vec<f64>,
+    ) {
+        let batch = self.members.of_record.len();
+        for &record in records {
+            for column in (record..columns).step_by(batch) {
+                to.extend(
+                    rows.clone()
+                        .map(|row| f64::from(map[row * columns + column])),
+                );
+            }
+        }
+    }
+
+    fn input<'a>(&'a self, input: &'a Input) -> &'a [f32] {
+        match input {
+            Input::OnTape(id) => self.tape.get(*id),
+            Input::Own(values) => values,
+        }
+    }
+
+    /// `sum_u factors[u] gradient_u` of every tensor in turn; `factor(index)` gives the factors for one.
+    ///
+    /// A unit with factor 0 contributes exactly 0, also where its values are not finite.
+    pub fn weighted_sum<'f>(&self, factors: impl Fn(usize) -> &'f [f32]) -> Vec<f32> {
+        let mut gates: BTreeMap<(usize, Vec<u32>), Vec<Vec<f32>>> = BTreeMap::new();
+        let mut sum = Vec::with_capacity(self.lengths.iter().sum());
+        for (index, (entry, &len)) in self.entries.iter().zip(&self.lengths).enumerate() {
+            let factors = factors(index);
+            match entry {
+                Entry::Untouched => sum.resize(sum.len() + len, 0.0),
+                Entry::Gradients(gradients) => {
+                    let kept: Vec<(usize, f32)> = factors
+                        .iter()
+                        .copied()
+                        .enumerate()
+                        .filter(|(_, factor)| *factor != 0.0)
+                        .collect();
+                    let row = |row: &[f32]| kept.iter().map(|&(u, f)| f * row[u]).sum::<f32>();
+                    sum.extend(gradients.chunks_exact(self.members.units).map(row));
+                }
+                Entry::Products { shape, uses } => {
+                    let mut total = vec![0.0; len];
+                    for one in uses {
+                        let dy = self.scaled(&one.dy, factors);
+                        let x = self.input(&one.x);
+                        let part = if factors.contains(&0.0) {
+                            let ones: Vec<f32> = factors
+                                .iter()
+                                .map(|&f| if f == 0.0 { 0.0 } else { 1.0 })
+                                .collect();
+                            shape.weight_gradient(&dy, &self.scaled(x, &ones))
+                        } else {
+                            shape.weight_gradient(&dy, x)
+                        };
+                        for (total, part) in total.iter_mut().zip(part) {
+                            *total += part;
+                        }
+                    }
+                    sum.extend(total);
+                }
+                Entry::Gates {
+                    gates: pass,
+                    tensor,
+                } => {
+                    let key = (*pass, factors.iter().map(|f| f.to_bits()).collect());
+                    let found = gates
+                        .entry(key)
+                        .or_insert_with(|| self.gates_sum(&self.gates[*pass], factors));
+                    sum.append(&mut found[*tensor]);
+                }
+            }
+        }
+        sum
+    }
+
+    /// A map with every record times the factor of its unit; exactly 0 for factor 0.
+    fn scaled(&self, map: &[f32], factors: &[f32]) -> Vec<f32> {
+        let of_record: Vec<f32> = self
+            .members
+            .of_record
+            .iter()
+            .map(|&unit| factors[unit])
+            .collect();
+        let mut out = Vec::with_capacity(map.len());
+        for row in map.chunks_exact(of_record.len()) {
+            out.extend(
+                row.iter()
+                    .zip(&of_record)
+                    .map(|(v, &f)| if f == 0.0 { 0.0 } else { v * f }),
+            );
+        }
+        out
+    }
+
+    /// Gates are linear in the gradient of their output: the weighted sum is their ordinary gradient for a
+    /// scaled one.
+    fn gates_sum(&self, pass: &GatesPass, factors: &[f32]) -> Vec<Vec<f32>> {
+        let of_record = &self.members.of_record;
+        let records: Vec<usize> = (0..of_record.len())
+            .filter(|&record| factors[of_record[record]] != 0.0)
+            .collect();
+        let scale: Vec<f32> = records.iter().map(|&r| factors[of_record[r]]).collect();
+        gates_of(&self.tape, pass, &records, Some(&scale))
+    }
+}
+
+fn inner(a: &[f64], b: &[f64]) -> f64 {
+    let mut acc = [0.0; 8];
+    let (blocks_a, rest_a) = a.as_chunks::<8>();
+    let (blocks_b, rest_b) = b.as_chunks::<8>();
+    for (a, b) in blocks_a.iter().zip(blocks_b) {
+        for l in 0..8 {
+            acc[l] += a[l] * b[l];
+        }
+    }
+    let rest: f64 = rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum();
+    acc.iter().sum::<f64>() + rest
+}
+
+/// Gradients of the tensors of two units for some records of the batch, each scaled.
+fn gates_of(
+    tape: &Tape,
+    pass: &GatesPass,
+    records: &[usize],
+    scale: Option<&[f32]>,
+) -> Vec<Vec<f32>> {
+    let pick = |values: &[f32]| -> Vec<f32> {
+        let rows = values.chunks_exact(pass.batch);
+        rows.flat_map(|row| records.iter().map(|&record| row[record]))
+            .collect()
+    };
+    let inputs = pass.pooled.map(|id| pick(tape.get(id)));
+    let inputs = [inputs[0].as_slice(), inputs[1].as_slice()];
+    let mut dy = pick(&pass.dy);
+    if let Some(scale) = scale {
+        for row in dy.chunks_exact_mut(scale.len().max(1)) {
+            for (value, factor) in row.iter_mut().zip(scale) {
+                *value *= factor;
+            }
+        }
+    }
+    let units = tape.units(&pass.units);
+    let (_, saved) = gates::pcmfa_forward(inputs, units, records.len(), pass.formulas);
+    let (_, tensors) =
+        gates::pcmfa_backward(inputs, units, &saved, records.len(), pass.formulas, &dy);
+    tensors.into_iter().flatten().collect()
+}
+
+/// Writes the books during the backward pass.
+struct Writer<'a> {
+    /// Which trained tensor a value of the tape is.
+    owner: Vec<Option<usize>>,
+    /// How often each tensor is used in the pass.
+    uses: Vec<usize>,
+    most_records: usize,
+    members: &'a Membership,
+    entries: Vec<Entry>,
+    gates: Vec<GatesPass>,
+    gate_squares: Vec<Vec<Vec<f64>>>,
+    refused: Option<usize>,
+}
+
+impl Writer<'_> {
+    fn book(&mut self, tape: &Tape, step: &Step, dy: Vec<f32>) {
+        let members = self.members.as_units();
+        match *step {
+            Step::Pointwise { x, w, bias, shape } => {
+                if let Some(bias) = bias.and_then(|id| self.owner[id]) {
+                    self.gradients(bias, units::of_rows(&dy, shape.outputs, members));
+                }
+                if let Some(w) = self.owner[w] {
+                    if self.by_products(w, shape) {
+                        self.products(w, shape, Input::OnTape(x), dy);
+                    } else {
+                        let found = units::of_product(shape, &dy, tape.get(x), members);
+                        self.gradients(w, found);
+                    }
+                }
+            }
+            Step::Depthwise { x, w, bias, shape } => {
+                if let Some(bias) = bias.and_then(|id| self.owner[id]) {
+                    self.gradients(bias, units::of_rows(&dy, shape.channels, members));
+                }
+                if let Some(w) = self.owner[w] {
+                    self.gradients(w, units::of_depthwise(shape, &dy, tape.get(x), members));
+                }
+            }
+            Step::Dense { x, w, bias, shape } => {
+                if let Some(bias) = self.owner[bias] {
+                    self.gradients(bias, units::of_rows(&dy, shape.outputs, members));
+                }
+                if let Some(w) = self.owner[w] {
+                    self.gradients(w, units::of_dense(shape, &dy, tape.get(x), members));
+                }
+            }
+            Step::GroupNorm {
+                x,
+                gamma,
+                beta,
+                shape,
+                ref moments,
+            } => {
+                let owners = [self.owner[gamma], self.owner[beta]];
+                if owners != [None, None] {
+                    let (x, gamma, beta) = (tape.get(x), tape.get(gamma), tape.get(beta));
+                    let found = units::of_group_norm(shape, x, gamma, beta, moments, &dy, members);
+                    for (owner, found) in owners.into_iter().zip(found) {
+                        if let Some(owner) = owner {
+                            self.gradients(owner, found);
+                        }
+                    }
+                }
+            }
+            Step::Scale { x, scale } => {
+                if let Some(scale) = self.owner[scale] {
+                    self.gradients(scale, units::of_scale(tape.get(x), &dy, members));
+                }
+            }
+            Step::Broadcast { vector, columns }
+            | Step::AddVector {
+                vector, columns, ..
+            } => {
+                if let Some(vector) = self.owner[vector] {
+                    self.gradients(vector, units::of_rows(&dy, dy.len() / columns, members));
+                }
+            }
+            Step::Gates {
+                pooled,
+                ref units,
+                formulas,
+                batch,
+                ..
+            } => self.gates(
+                tape,
+                GatesPass {
+                    pooled,
+                    units: units.clone(),
+                    formulas,
+                    batch,
+                    dy,
+                },
+            ),
+            Step::Concat { .. }
+            | Step::Subsample { .. }
+            | Step::MaxPool { .. }
+            | Step::AddActivate { .. }
+            | Step::PixelMean { .. }
+            | Step::ApplyGate { .. }
+            | Step::Relu { .. }
+            | Step::Resample { .. }
+            | Step::Upscale { .. } => {}
+        }
+    }
+
+    /// Whether norms from products are cheaper than gradients per unit.
+    fn by_products(&self, w: usize, shape: Product) -> bool {
+        let pixels = shape.columns / self.members.of_record.len();
+        let t = pixels * self.most_records * self.uses[w];
+        let size = (shape.inputs / shape.groups) * (shape.outputs / shape.groups);
+        2 * t * t < size
+    }
+
+    fn gradients(&mut self, index: usize, found: Vec<f32>) {
+        match &mut self.entries[index] {
+            empty @ Entry::Untouched => *empty = Entry::Gradients(found),
+            Entry::Gradients(total) => {
+                for (total, part) in total.iter_mut().zip(found) {
+                    *total += part;
+                }
+            }
+            Entry::Products { .. } | Entry::Gates { .. } => self.refused = Some(index),
+        }
+    }
+
+    fn products(&mut self, index: usize, shape: Product, x: Input, dy: Vec<f32>) {
+        match &mut self.entries[index] {
+            empty @ Entry::Untouched => {
+                let uses = vec![Use { x, dy }];
+                *empty = Entry::Products { shape, uses };
+            }
+            // The same weight on a map of the same size; another size has another sum of columns.
+            Entry::Products { shape: first, uses } if first.columns == shape.columns => {
+                uses.push(Use { x, dy });
+            }
+            _ => self.refused = Some(index),
+        }
+    }
+
+    fn gates(&mut self, tape: &Tape, pass: GatesPass) {
+        let owners: Vec<Option<usize>> = pass.units.iter().map(|&id| self.owner[id]).collect();
+        let mut squares = vec![vec![0.0; self.members.units]; owners.len()];
+        for unit in 0..self.members.units {
+            let found = gates_of(tape, &pass, &self.members.records_of(unit), None);
+            for (squares, gradient) in squares.iter_mut().zip(found) {
+                squares[unit] = gradient.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+            }
+        }
+        for (tensor, owner) in owners.into_iter().enumerate() {
+            let Some(owner) = owner else { continue };
+            if matches!(self.entries[owner], Entry::Untouched) {
+                self.entries[owner] = Entry::Gates {
+                    gates: self.gates.len(),
+                    tensor,
+                };
+            } else {
+                // Gates that share tensors would need the cross terms of their uses.
+                self.refused = Some(owner);
+            }
+        }
+        self.gates.push(pass);
+        self.gate_squares.push(squares);
+    }
+}
+
+impl Operand {
+    fn node(&self) -> Option<Node> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tracked(tensor) => Some(tensor.node().id().value),
+        }
+    }
+}
+
+/// The identity of a parameter of a network on an autodiff device.
+pub(crate) fn node_of<const D: usize>(tensor: &burn::tensor::Tensor<D>) -> Option<Node> {
+    Operand::of(tensor)?.node()
+}
