@@ -195,6 +195,7 @@ fn prepare(folder: &Path, sites: usize) -> Study {
                 modality: "m".parse().expect("a name"),
                 task: "t".parse().expect("a name"),
                 declared_patients: 10,
+                privacy: None,
             })
             .collect(),
         schedule: Schedule {
@@ -204,6 +205,7 @@ fn prepare(folder: &Path, sites: usize) -> Study {
             deadline_seconds: 3600,
         },
         training: serde_json::Value::Null,
+        privacy: consilium_core::study::PrivacyMode::NoneSimulationOnly,
         aggregation: Aggregation {
             weights: WeightRule::EqualSite,
             minimum_holders: 2,

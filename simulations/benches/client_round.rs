@@ -137,6 +137,7 @@ fn study(rounds: u32) -> Study {
                 modality: "m".parse().expect("a name"),
                 task: "t".parse().expect("a name"),
                 declared_patients: 10 + index,
+                privacy: None,
             })
             .collect(),
         schedule: Schedule {
@@ -146,6 +147,7 @@ fn study(rounds: u32) -> Study {
             deadline_seconds: 600,
         },
         training: serde_json::Value::Null,
+        privacy: consilium_core::study::PrivacyMode::NoneSimulationOnly,
         aggregation: Aggregation {
             weights: WeightRule::EqualModality,
             minimum_holders: 3,

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use consilium_core::study::{
-    Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, Randomness, Schedule, WeightRule,
+    Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, PrivacyMode, Randomness, Schedule,
+    WeightRule,
 };
 use consilium_core::{
     ModalityKey, ModelManifest, ModelVector, Seed, SiteId, Study, StudyId, TaskKey,
@@ -295,6 +296,7 @@ fn study(
             modality: section.modality.clone(),
             task: section.task.clone(),
             declared_patients: section.declared_patients,
+            privacy: None,
         })
         .collect();
     let schedule = &scenario.schedule;
@@ -322,6 +324,7 @@ fn study(
             weights: scenario.aggregation.weights,
             minimum_holders: scenario.aggregation.minimum_holders,
         },
+        privacy: PrivacyMode::NoneSimulationOnly,
     };
     let federated = study.federated_groups();
     study.initial_model_sha256 = initial.restricted_to(&federated).sha256();

@@ -15,6 +15,7 @@ fn allowed(package: &str) -> &'static [&'static str] {
         "certs" => &["core", "ops"],
         "server" => &[
             "core",
+            "dp-rs",
             "rounds",
             "strategies",
             "proto",
@@ -24,6 +25,7 @@ fn allowed(package: &str) -> &'static [&'static str] {
         ],
         "site" => &[
             "core",
+            "dp-rs",
             "rounds",
             "strategies",
             "models",

@@ -52,6 +52,7 @@ pub fn study() -> Study {
         modality: modality.parse().unwrap(),
         task: "t".parse().unwrap(),
         declared_patients: 10,
+        privacy: None,
     };
     Study {
         protocol_version: PROTOCOL_VERSION,
@@ -82,6 +83,7 @@ pub fn study() -> Study {
             deadline_seconds: 60,
         },
         training: serde_json::Value::Null,
+        privacy: consilium_core::study::PrivacyMode::NoneSimulationOnly,
         aggregation: Aggregation {
             weights: WeightRule::EqualSite,
             minimum_holders: 3,

@@ -96,6 +96,7 @@ pub fn study() -> (Study, ModelVector) {
         modality: modality.parse().unwrap(),
         task: task.parse().unwrap(),
         declared_patients: 20,
+        privacy: None,
     };
     let training = serde_json::json!({"local_steps": 2, "batch": 8, "learning_rate": 0.01});
     let mut study = Study {
@@ -122,6 +123,7 @@ pub fn study() -> (Study, ModelVector) {
         training: serde_json::json!({
             "omics64.v1": training, "icu24.v1": training, "accelerometer3.v1": training,
         }),
+        privacy: consilium_core::study::PrivacyMode::NoneSimulationOnly,
         aggregation: Aggregation {
             weights: WeightRule::EqualSite,
             minimum_holders: 3,

@@ -38,6 +38,19 @@ pub struct Study {
     pub training: serde_json::Value,
     /// How updates are combined.
     pub aggregation: Aggregation,
+    /// What protects the patients in what the sites send.
+    pub privacy: PrivacyMode,
+}
+
+/// What protects the patients in what the sites send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum PrivacyMode {
+    /// Every local step is differentially private, as each participant's agreement says.
+    PrivateSteps,
+    /// Nothing: for simulations with generated or public cohorts.
+    NoneSimulationOnly,
 }
 
 /// Where a study's randomness comes from.
@@ -74,6 +87,10 @@ pub struct Participant {
     pub task: TaskKey,
     /// Patients it declared, rounded, fixed at acceptance. Realised counts never leave the site.
     pub declared_patients: u32,
+    /// What its patients are protected by: plan, steps and budget of private training, as the JSON of
+    /// `dp_rs::agreement::Agreement`; nothing where nothing is protected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<serde_json::Value>,
 }
 
 /// Most rounds of a study: with the most local steps of a round, the steps of a study fit 32 bits.
@@ -153,6 +170,11 @@ pub enum InvalidStudy {
         /// The group.
         group: GroupName,
     },
+    /// Private training without an agreement, or an agreement without private training.
+    #[error(
+        "site {0}: a study with private steps has an agreement for every site, any other study has none"
+    )]
+    Privacy(SiteId),
     /// Nothing reaches the minimum of holders.
     #[error("no group has {0} holders: nothing would be federated")]
     NothingFederated(u32),
@@ -173,6 +195,7 @@ impl InvalidStudy {
             Self::Quorum { .. } => "study_quorum",
             Self::Schedule => "study_schedule",
             Self::MissingGroup { .. } => "study_missing_group",
+            Self::Privacy(_) => "study_privacy",
             Self::NothingFederated(_) => "study_nothing_federated",
             Self::Manifest(_) => "study_manifest",
         }
@@ -221,6 +244,9 @@ impl Study {
         for participant in &self.sites {
             if participant.declared_patients == 0 {
                 return Err(InvalidStudy::NoPatients(participant.site.clone()));
+            }
+            if participant.privacy.is_some() != (self.privacy == PrivacyMode::PrivateSteps) {
+                return Err(InvalidStudy::Privacy(participant.site.clone()));
             }
             if let Some(group) = participant
                 .groups()

@@ -2,9 +2,12 @@
 
 pub mod accounting;
 pub mod adjacency;
+pub mod agreement;
 pub mod clipping;
 pub mod correlated;
 pub mod event;
+mod faults;
 pub mod gradients;
 pub mod noise;
+pub mod plan;
 pub mod sampling;

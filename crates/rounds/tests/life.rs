@@ -36,6 +36,7 @@ fn study(rounds: u32, retry_rounds: u32) -> Study {
                 modality: "m".parse().unwrap(),
                 task: "t".parse().unwrap(),
                 declared_patients: 10,
+                privacy: None,
             })
             .to_vec(),
         schedule: Schedule {
@@ -45,6 +46,7 @@ fn study(rounds: u32, retry_rounds: u32) -> Study {
             deadline_seconds: 60,
         },
         training: serde_json::Value::Null,
+        privacy: consilium_core::study::PrivacyMode::NoneSimulationOnly,
         aggregation: Aggregation {
             weights: WeightRule::EqualSite,
             minimum_holders: 2,

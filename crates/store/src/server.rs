@@ -345,6 +345,7 @@ mod tests {
             "schedule": {"rounds": 2, "retry_rounds": 1, "quorum": 2, "deadline_seconds": 1},
             "training": null,
             "aggregation": {"weights": "equal_site", "minimum_holders": 2},
+            "privacy": "none-simulation-only",
         }))
         .unwrap()
     }

@@ -22,6 +22,7 @@ fn study(rule: WeightRule) -> Study {
         modality: kind.parse().unwrap(),
         task: kind.parse().unwrap(),
         declared_patients,
+        privacy: None,
     };
     let study = Study {
         protocol_version: PROTOCOL_VERSION,
@@ -54,6 +55,7 @@ fn study(rule: WeightRule) -> Study {
             deadline_seconds: 60,
         },
         training: serde_json::Value::Null,
+        privacy: consilium_core::study::PrivacyMode::NoneSimulationOnly,
         aggregation: Aggregation {
             weights: rule,
             minimum_holders: 3,

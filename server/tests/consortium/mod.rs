@@ -93,6 +93,7 @@ pub fn study() -> Study {
                 modality: modality.parse().unwrap(),
                 task: "t".parse().unwrap(),
                 declared_patients: 10,
+                privacy: None,
             })
             .to_vec(),
         schedule: Schedule {
@@ -102,6 +103,7 @@ pub fn study() -> Study {
             deadline_seconds: 60,
         },
         training: serde_json::Value::Null,
+        privacy: consilium_core::study::PrivacyMode::NoneSimulationOnly,
         aggregation: Aggregation {
             weights: WeightRule::EqualSite,
             minimum_holders: 3,

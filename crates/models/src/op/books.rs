@@ -190,11 +190,6 @@ impl Books {
         }
     }
 
-    /// Units in the batch.
-    pub fn units(&self) -> usize {
-        self.members.units
-    }
-
     /// Squared norms of every unit's gradient of tensor `index`.
     pub fn squares(&self, index: usize) -> Vec<f64> {
         match &self.entries[index] {

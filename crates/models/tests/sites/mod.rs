@@ -1,5 +1,8 @@
 //! Three sites that hold one modality each, with every kind of stem.
 
+// Every test file uses another part of it.
+#![allow(dead_code)]
+
 use burn::tensor::Device;
 use consilium_core::seed::stream;
 use consilium_core::{ModalityKey, Seed, StreamKey, TaskKey};

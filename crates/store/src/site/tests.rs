@@ -26,6 +26,7 @@ fn study() -> Study {
             deadline_seconds: 1,
         },
         training: serde_json::Value::Null,
+        privacy: consilium_core::study::PrivacyMode::NoneSimulationOnly,
         aggregation: Aggregation {
             weights: WeightRule::EqualSite,
             minimum_holders: 2,
