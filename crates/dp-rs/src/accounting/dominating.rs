@@ -251,36 +251,44 @@ fn poisson(noise: f64, rate: f64, adjacency: Adjacency) -> Loss {
     }
 }
 
-/// arXiv 2508.15089: with probability `P[Binom(n-1, q) >= b]` a unit that is drawn meets a full batch,
-/// where its presence may also displace another unit; then a replacement at half the deviation, with
-/// the rate of being kept, dominates.
+/// Probability that a unit that was drawn meets a batch that is already full:
+/// `P[Binom(units - 1, rate) >= max_batch]`.
+///
+/// Truncation is cheap when this is at most `delta / (100 steps)`; otherwise it dominates epsilon. Zero
+/// when every unit fits; `rate` is a probability, and anything else counts as one.
+pub fn overflow_probability(units: u64, rate: f64, max_batch: u64) -> f64 {
+    if max_batch == 0 {
+        return 1.0;
+    }
+    upper_tail(units.saturating_sub(1), rate, max_batch - 1)
+}
+
+/// `P[Binom(trials, rate) > above]`.
+fn upper_tail(trials: u64, rate: f64, above: u64) -> f64 {
+    Binomial::new(rate, trials).map_or(1.0, |law| law.sf(above))
+}
+
+/// arXiv 2508.15089, section 4.3 of the loss distribution library's notes: a unit that meets a full batch
+/// may also displace another one; a replacement at half the deviation, with the rate of being kept,
+/// dominates then.
 fn truncated(noise: f64, rate: f64, units: u64, max_batch: u64) -> Loss {
-    let upper_tail = |trials: u64, above: u64| {
-        // Cannot fail: the rate was checked when the event was made.
-        Binomial::new(rate, trials).expect("checked rate").sf(above)
-    };
     let ordinary = poisson(noise, rate, Adjacency::ZeroOut);
-    if max_batch >= units {
+    let overflow = overflow_probability(units, rate, max_batch);
+    if matches!(ordinary, Loss::None | Loss::Unbounded) || overflow == 0.0 {
         return ordinary;
     }
-    let overflow = upper_tail(units - 1, max_batch - 1);
-    let Loss::Pairs(mut pairs) = ordinary else {
-        // Every unit is drawn, or none, or there is no noise.
-        return match ordinary {
-            Loss::Normal { .. } => {
-                let kept = max_batch as f64 / units as f64;
-                pair(Pair::exchange(kept, 4.0, noise))
-            }
-            other => other,
-        };
-    };
-    if overflow == 0.0 {
-        return Loss::Pairs(pairs);
+    let kept = upper_tail(units, rate, max_batch) * max_batch as f64 / overflow / units as f64;
+    let distance = 2.0 * Adjacency::ReplaceOne.sensitivity_in_clip_norms();
+    let displaced = Pair::exchange(kept.min(1.0), distance, noise);
+    match ordinary {
+        Loss::Pairs(mut pairs) => {
+            pairs[0].0 = 1.0 - overflow;
+            pairs.push((overflow, displaced));
+            Loss::Pairs(pairs)
+        }
+        // Every unit is drawn, so every batch overflows.
+        _ => pair(displaced),
     }
-    let kept = upper_tail(units, max_batch) * max_batch as f64 / overflow / units as f64;
-    pairs[0].0 = 1.0 - overflow;
-    pairs.push((overflow, Pair::exchange(kept.min(1.0), 4.0, noise)));
-    Loss::Pairs(pairs)
 }
 
 fn discrete_gaussian(shift: f64, deviation: f64, dimension: u64) -> Loss {

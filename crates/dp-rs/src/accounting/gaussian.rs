@@ -92,8 +92,8 @@ mod tests {
     #[test]
     fn the_profile_is_symmetric_under_exchange_of_the_two_distributions() {
         for mu in [0.01, 0.3, 1.0, 4.0, 40.0] {
-            for e in [0.0, 0.1, 1.0, 5.0] {
-                let mirrored = 1.0 - (-e as f64).exp() * (1.0 - delta(mu, e));
+            for e in [0.0, 0.1, 1.0, 5.0_f64] {
+                let mirrored = 1.0 - (-e).exp() * (1.0 - delta(mu, e));
                 assert!((delta(mu, -e) - mirrored).abs() < 1e-12, "{mu} {e}");
             }
         }

@@ -173,7 +173,7 @@ impl Pair {
     }
 
     /// Outcomes where `first^order second^(1 - order)` is not negligible.
-    pub fn tilted_range(&self, order: f64, upper_first: bool) -> (f64, f64) {
+    fn tilted_range(&self, order: f64, upper_first: bool) -> (f64, f64) {
         let margin = 13.0 * self.deviation;
         let (first, second) = if upper_first {
             (&self.upper, &self.lower)
@@ -185,6 +185,12 @@ impl Pair {
             order * first.smallest() - excess * second.largest() - margin,
             order * first.largest() - excess * second.smallest() + margin,
         )
+    }
+
+    /// Outcomes for every order from zero to `highest`; the ends of a range move linearly with the order.
+    pub fn tilted_ranges(&self, highest: f64, upper_first: bool) -> (f64, f64) {
+        let ends = [0.0, highest].map(|order| self.tilted_range(order, upper_first));
+        (ends[0].0.min(ends[1].0), ends[0].1.max(ends[1].1))
     }
 
     /// Step in `x` at which the trapezoid rule on densities of this pair is exact to machine precision.

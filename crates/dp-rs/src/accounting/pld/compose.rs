@@ -110,6 +110,15 @@ impl Composition {
         delta
     }
 
+    /// Delta at each of `epsilons`, without a tilt: accurate to about 1e-13 in absolute terms.
+    pub fn deltas(&self, smallest: f64, epsilons: &[f64]) -> Vec<f64> {
+        let window = self.window(0.0, smallest.ln(), 0.0);
+        let each = epsilons
+            .iter()
+            .map(|e| window.delta(*e, self.mesh).min(1.0));
+        each.collect()
+    }
+
     /// Logarithm of the tilted mass that is behind a delta of `exp(log_delta)` at `epsilon`.
     fn log_share(&self, theta: f64, log_delta: f64, epsilon: f64) -> f64 {
         log_delta - self.log_moment(theta) + theta * epsilon

@@ -106,6 +106,42 @@ impl LossProfile {
         }
     }
 
+    /// The ratio of sensitivity to standard deviation, when the ledger is one Gaussian release.
+    pub fn exact_mu(&self) -> Option<f64> {
+        match (&self.steps[..], self.unbounded) {
+            ([], false) => Some(0.0),
+            ([(Loss::Normal { mu }, 1)], false) => Some(*mu),
+            _ => None,
+        }
+    }
+
+    /// Points `(epsilon, delta)` of the profile, epsilon increasing from zero, until delta is below
+    /// `smallest_delta`.
+    pub fn curve(&self, smallest_delta: f64) -> Vec<(f64, f64)> {
+        const POINTS: u32 = 1000;
+        let last = self.epsilon(smallest_delta).value;
+        let at = |k: u32| last * f64::from(k) / f64::from(POINTS);
+        if self.unbounded || last.is_infinite() {
+            return vec![(0.0, 1.0), (f64::MAX, 1.0)];
+        }
+        if last == 0.0 {
+            let delta = self.delta(0.0).value;
+            return vec![(0.0, delta), (0.0, delta)];
+        }
+        let epsilons: Vec<f64> = (0..=POINTS).map(at).collect();
+        let deltas = match (&self.steps[..], self.mesh) {
+            ([(Loss::Normal { mu }, 1)], None) => {
+                epsilons.iter().map(|e| gaussian::delta(*mu, *e)).collect()
+            }
+            _ => {
+                let mesh = self.epsilon(smallest_delta).mesh.or(self.mesh);
+                let refinement = Refinement::for_delta(&self.steps, smallest_delta);
+                refinement.deltas_at(mesh.unwrap_or(1e-4), smallest_delta, &epsilons)
+            }
+        };
+        epsilons.into_iter().zip(deltas).collect()
+    }
+
     /// Epsilon at delta zero: finite only when every loss is bounded.
     fn largest_loss(&self) -> f64 {
         self.steps

@@ -108,8 +108,28 @@ impl<'a> Refinement<'a> {
             .min(COARSEST)
     }
 
+    /// Delta at each of `epsilons`, none of which has a delta far below `smallest`.
+    pub fn deltas_at(&self, mesh: f64, smallest: f64, epsilons: &[f64]) -> Vec<f64> {
+        let mut worst = vec![0.0_f64; epsilons.len()];
+        for composition in self.directions(mesh) {
+            for (worst, delta) in worst.iter_mut().zip(composition.deltas(smallest, epsilons)) {
+                *worst = worst.max(delta);
+            }
+        }
+        worst
+    }
+
     /// The larger of the two directions, each composed on its own.
     fn worse(&self, mesh: f64, value: impl Fn(&Composition) -> f64) -> AtMesh {
+        let directions = self.directions(mesh);
+        AtMesh {
+            value: directions.iter().map(value).fold(0.0, f64::max),
+            mesh: Some(mesh),
+        }
+    }
+
+    /// One direction, or two when they differ.
+    fn directions(&self, mesh: f64) -> Vec<Composition> {
         let grid = Grid {
             mesh,
             deviations: self.deviations,
@@ -128,13 +148,10 @@ impl<'a> Refinement<'a> {
             }
             remove.push((step.remove, count));
         }
-        let mut worst = value(&Composition::new(remove, mesh));
+        let mut directions = vec![Composition::new(remove, mesh)];
         if !symmetric {
-            worst = worst.max(value(&Composition::new(add, mesh)));
+            directions.push(Composition::new(add, mesh));
         }
-        AtMesh {
-            value: worst,
-            mesh: Some(mesh),
-        }
+        directions
     }
 }

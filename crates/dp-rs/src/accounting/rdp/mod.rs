@@ -70,6 +70,15 @@ impl RenyiCurve {
         conversion::delta(&self.orders, &self.divergences, epsilon)
     }
 
+    /// Smallest delta for `epsilon`, and the order that gives it.
+    pub(crate) fn delta_and_order(&self, epsilon: f64) -> (f64, f64) {
+        let each = self.orders.iter().zip(&self.divergences);
+        each.map(|(&a, &r)| (conversion::delta(&[a], &[r], epsilon), a))
+            .fold((1.0, self.orders[0]), |best, next| {
+                if next.0 < best.0 { next } else { best }
+            })
+    }
+
     /// The best order is the first or last of the list, so that a longer list could give a smaller
     /// epsilon.
     pub fn is_at_the_end(&self, best: conversion::AtOrder) -> bool {

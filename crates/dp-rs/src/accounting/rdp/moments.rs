@@ -31,7 +31,7 @@ impl LossTable {
     /// Tabulates one direction of `pair`, for orders up to `highest`.
     pub fn new(pair: &Pair, upper_first: bool, highest: f64) -> Self {
         let step = pair.smooth_step();
-        let (low, high) = pair.tilted_range(highest, upper_first);
+        let (low, high) = pair.tilted_ranges(highest, upper_first);
         let count = ((high - low) / step).ceil() as usize + 1;
         let nodes = (0..count)
             .map(|node| {
@@ -107,7 +107,7 @@ fn direction_log_moments(pairs: &[(f64, Pair)], orders: &[f64], upper_first: boo
     for (weight, pair) in pairs {
         let table = LossTable::new(pair, upper_first, highest);
         for (sum, &order) in sums.iter_mut().zip(orders) {
-            let range = pair.tilted_range(order, upper_first);
+            let range = pair.tilted_ranges(order, upper_first);
             sum.add(weight.ln() + table.log_excess_moment(order, range));
         }
     }
@@ -122,7 +122,7 @@ fn presence_log_moments(pair: &Pair, rate: f64, orders: &[f64]) -> Vec<f64> {
         .reduce(f64::max)
         .map(|highest| LossTable::new(pair, true, highest));
     let log_excess = |a: f64| match &table {
-        Some(table) if a.fract() != 0.0 => table.log_excess_moment(a, pair.tilted_range(a, true)),
+        Some(table) if a.fract() != 0.0 => table.log_excess_moment(a, pair.tilted_ranges(a, true)),
         _ => poisson_series(rate, pair.deviation, a as u32),
     };
     orders.iter().map(|&a| ln_1p_exp(log_excess(a))).collect()

@@ -41,7 +41,7 @@ fn log_moment(rate: f64, mu: f64, a: u32, differences: &[f64]) -> f64 {
 fn forward_differences(mu: f64, highest: u32) -> Vec<f64> {
     let pair = Pair::shifted(1.0, 1.0 / mu);
     let step = pair.deviation / 8.0;
-    let (low, high) = pair.tilted_range(f64::from(highest) + 1.0, true);
+    let (low, high) = pair.tilted_ranges(f64::from(highest), true);
     let nodes = ((high - low) / step).ceil() as usize;
     let mut sums = vec![LogSum::new(); highest as usize / 2 + 1];
     for node in 0..=nodes {
