@@ -369,6 +369,7 @@ impl LocalWork for SiteTraining {
         Ok(Trained {
             update,
             local: new_local,
+            privacy: None,
         })
     }
 

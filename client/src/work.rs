@@ -1,6 +1,8 @@
 //! What a site does with its own records: the seam between the protocol and the learning.
 
 use consilium_core::{ModelVector, RoundPlan};
+use dp_rs::event::Repeated;
+use dp_rs::plan::Transcript;
 use serde::{Deserialize, Serialize};
 
 use crate::preparation::Preparation;
@@ -37,6 +39,12 @@ pub trait LocalWork: Send {
     fn preparation(&self) -> Option<Preparation> {
         None
     }
+
+    /// The private steps of one round, in the form of the ledger: what [`LocalWork::train`] is about to spend.
+    /// Nothing where training is not private.
+    fn round_cost(&self) -> Option<Repeated> {
+        None
+    }
 }
 
 /// How far a round's local training is.
@@ -55,6 +63,8 @@ pub struct Trained {
     pub update: ModelVector,
     /// The new values of the groups that stay.
     pub local: ModelVector,
+    /// The private steps that were taken; nothing where training is not private.
+    pub privacy: Option<Transcript>,
 }
 
 /// One number about a model at this site. It stays in the site's folder.

@@ -177,6 +177,7 @@ impl LocalWork for Nothing {
                     .collect(),
             ),
             local: local.clone(),
+            privacy: None,
         })
     }
 

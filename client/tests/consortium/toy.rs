@@ -76,6 +76,7 @@ impl LocalWork for Toy {
         Ok(Trained {
             update,
             local: ModelVector(local),
+            privacy: None,
         })
     }
 
