@@ -65,9 +65,9 @@ fn number_or_infinity<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok
 #[derive(Clone, Debug)]
 pub struct Profile {
     adjacency: Adjacency,
+    ledger: Vec<Repeated>,
     /// `None` when only Renyi bounds are known of some event.
     losses: Option<LossProfile>,
-    renyi: RenyiCurve,
 }
 
 impl Profile {
@@ -86,13 +86,17 @@ impl Profile {
         }
         let losses = match LossProfile::of(ledger) {
             Ok(losses) => Some(losses),
-            Err(AccountingError::NoLossDistribution) => None,
+            Err(AccountingError::NoLossDistribution) => {
+                // Entries behind the first such event have not been looked at.
+                RenyiCurve::of(ledger, &[2.0])?;
+                None
+            }
             Err(error) => return Err(error),
         };
         Ok(Self {
             adjacency,
+            ledger: ledger.to_vec(),
             losses,
-            renyi: RenyiCurve::of(ledger, &default_orders())?,
         })
     }
 
@@ -130,10 +134,11 @@ impl Profile {
                 (at.value, Method::Pld { mesh: at.mesh })
             }
             Accountant::Rdp => {
-                let best = self.renyi.epsilon(delta);
+                let renyi = self.renyi()?;
+                let best = renyi.epsilon(delta);
                 let method = Method::Rdp {
                     order: best.order,
-                    order_at_end_of_grid: self.renyi.is_at_the_end(best),
+                    order_at_end_of_grid: renyi.is_at_the_end(best),
                 };
                 (best.epsilon, method)
             }
@@ -156,7 +161,7 @@ impl Profile {
                 (at.value, Method::Pld { mesh: at.mesh })
             }
             None => {
-                let (delta, order) = self.renyi.delta_and_order(epsilon);
+                let (delta, order) = self.renyi()?.delta_and_order(epsilon);
                 let method = Method::Rdp {
                     order,
                     order_at_end_of_grid: false,
@@ -173,8 +178,12 @@ impl Profile {
     }
 
     /// Renyi divergences at the default orders.
-    pub fn renyi(&self) -> &RenyiCurve {
-        &self.renyi
+    ///
+    /// # Errors
+    ///
+    /// None for a ledger that [`Profile::of`] accepted.
+    pub fn renyi(&self) -> Result<RenyiCurve, AccountingError> {
+        RenyiCurve::of(&self.ledger, &default_orders())
     }
 
     fn guarantee(&self, epsilon: f64, delta: f64, method: Method) -> Guarantee {

@@ -195,13 +195,15 @@ impl Pair {
 
     /// Step in `x` at which the trapezoid rule on densities of this pair is exact to machine precision.
     ///
-    /// The nearest complex singularity of a power of the ratio lies `pi s^2 / k` from the axis for `k`
-    /// steps between the means; the error falls with `exp(-2 pi distance / step)`.
+    /// A density ratio is a polynomial in `exp(gap x / s^2)`. Its zeros are real and negative: those of the
+    /// binomial are, and factors `exp(-c j^2)` keep them so (Polya and Schur, 1914). The nearest
+    /// singularity of a power of the ratio is therefore `pi s^2 / gap` away from the axis, and the error
+    /// falls with `exp(-2 pi distance / step)`.
     pub fn smooth_step(&self) -> f64 {
         let hits = (self.upper.0.len().max(self.lower.0.len()) - 1).max(1) as f64;
-        let gap = self.upper.largest().abs().max(self.lower.smallest().abs()) / hits;
-        let distance = self.deviation / (3.0 * hits * gap.max(f64::MIN_POSITIVE));
-        self.deviation * distance.min(0.25)
+        let furthest = self.upper.largest().max(-self.lower.smallest());
+        let gap = (furthest / hits).max(f64::MIN_POSITIVE);
+        self.deviation * (self.deviation / (3.0 * gap)).min(0.25)
     }
 
     /// The outcome with this loss; `start` is a guess, improved by Newton steps inside `[low, high]`.

@@ -101,8 +101,10 @@ impl LossProfile {
         match (&self.steps[..], self.mesh) {
             ([], _) => AtMesh::exact((-epsilon.exp_m1()).max(0.0)),
             ([(Loss::Normal { mu }, 1)], None) => AtMesh::exact(gaussian::delta(*mu, epsilon)),
-            (_, Some(mesh)) => Refinement::for_epsilon(&self.steps).delta_at(mesh, epsilon),
-            (_, None) => Refinement::for_epsilon(&self.steps).delta(epsilon),
+            (_, Some(mesh)) => {
+                Refinement::for_epsilon(&self.steps, epsilon).delta_at(mesh, epsilon)
+            }
+            (_, None) => Refinement::for_epsilon(&self.steps, epsilon).delta(epsilon),
         }
     }
 
@@ -119,7 +121,8 @@ impl LossProfile {
     /// `smallest_delta`.
     pub fn curve(&self, smallest_delta: f64) -> Vec<(f64, f64)> {
         const POINTS: u32 = 1000;
-        let last = self.epsilon(smallest_delta).value;
+        let end = self.epsilon(smallest_delta);
+        let last = end.value;
         let at = |k: u32| last * f64::from(k) / f64::from(POINTS);
         if self.unbounded || last.is_infinite() {
             return vec![(0.0, 1.0), (f64::MAX, 1.0)];
@@ -134,7 +137,7 @@ impl LossProfile {
                 epsilons.iter().map(|e| gaussian::delta(*mu, *e)).collect()
             }
             _ => {
-                let mesh = self.epsilon(smallest_delta).mesh.or(self.mesh);
+                let mesh = end.mesh.or(self.mesh);
                 let refinement = Refinement::for_delta(&self.steps, smallest_delta);
                 refinement.deltas_at(mesh.unwrap_or(1e-4), smallest_delta, &epsilons)
             }

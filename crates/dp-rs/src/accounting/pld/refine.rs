@@ -34,9 +34,16 @@ impl<'a> Refinement<'a> {
         Self::new(steps, (2.0 * (count / (delta * 1e-9)).ln()).sqrt())
     }
 
-    /// For delta at some epsilon: the mass outside the grids is below 1e-44 in a step.
-    pub fn for_epsilon(steps: &'a [(Loss, u64)]) -> Self {
-        Self::new(steps, 14.0)
+    /// For delta at `epsilon`: the mass outside the grids is small beside it.
+    pub fn for_epsilon(steps: &'a [(Loss, u64)], epsilon: f64) -> Self {
+        let usual = Self::new(steps, 14.0);
+        let rough = usual.delta_at(usual.range / 4096.0, epsilon).value;
+        if rough < 1e-30 {
+            // 1e-250 outside is enough for anything that a number can hold.
+            return Self::new(steps, 34.0);
+        }
+        // The rough grid may be far above the answer.
+        Self::for_delta(steps, rough * 1e-6)
     }
 
     fn new(steps: &'a [(Loss, u64)], deviations: f64) -> Self {
