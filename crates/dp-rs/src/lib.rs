@@ -8,6 +8,7 @@ pub mod correlated;
 pub mod event;
 mod faults;
 pub mod gradients;
+pub mod ledger;
 pub mod noise;
 pub mod plan;
 pub mod sampling;
