@@ -5,6 +5,7 @@
 
 mod measure;
 mod predict;
+mod private;
 mod settings;
 
 use consilium_core::seed::stream;
@@ -12,15 +13,18 @@ use consilium_core::{ModelVector, Participant, RoundPlan, Seed, StreamKey, Study
 use consilium_data::manifest::ModalityKind as DataKind;
 use consilium_data::{Augmentation, Cohort, Examples, Part, Sampler, augment};
 use consilium_models::{
-    Array, Batch, DeviceChoice, EhpalNet, ModelError, OptimiserRule, OptimiserState, Prediction,
-    SiteNetwork, Task, Trainer, View, record_shape,
+    Array, Batch, ClipGroups, DeviceChoice, EhpalNet, ModelError, OptimiserRule, OptimiserState,
+    Prediction, SiteNetwork, Task, Trainer, View, record_shape,
 };
-use rand::RngExt as _;
+use dp_rs::event::Repeated;
+use dp_rs::plan::{PlanError, Step, Transcript};
+use rand::{Rng, RngExt as _};
 
 pub use measure::{constant_metrics, evaluated, metrics, model_targets, primary_metric};
 pub use predict::Predictor;
 use predict::{Who, predict};
-pub use settings::{Decay, ModalityTraining, OptimiserKind, TrainingSettings};
+use private::{CHUNK, PrivateSteps};
+pub use settings::{Decay, ModalityTraining, OptimiserKind, PrivateRecipe, TrainingSettings};
 
 use crate::preparation::Preparation;
 use crate::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
@@ -39,6 +43,7 @@ pub struct SiteTraining {
     initial: ModelVector,
     records: SiteRecords,
     sampler: Sampler,
+    private: Option<PrivateSteps>,
     threads: rayon::ThreadPool,
 }
 
@@ -123,6 +128,18 @@ impl SiteTraining {
         if let Some(problem) = settings.problem() {
             return Err(study_error(problem));
         }
+        let settings = if participant.privacy.is_some() {
+            settings.as_private()
+        } else {
+            settings
+        };
+        let private = PrivateSteps::of(
+            study,
+            participant,
+            cohort,
+            (&records.train, &records.examples.patient),
+            settings.local_steps,
+        )?;
         fits(&spec, participant, cohort, &records.examples)?;
         let task = spec.tasks[&participant.task].clone();
         model_targets(&task, &records.examples.targets)?;
@@ -136,6 +153,11 @@ impl SiteTraining {
             &device,
         )
         .map_err(from_model)?;
+        if private.is_some() {
+            network
+                .check_private(&participant.task)
+                .map_err(from_model)?;
+        }
         let patients: Vec<u32> = records
             .train
             .iter()
@@ -169,12 +191,14 @@ impl SiteTraining {
             trainer: Trainer::new(network, rule).map_err(from_model)?,
             records,
             sampler,
+            private,
             threads,
         })
     }
 
     /// The model that this site would train alone: as many steps on its own data, from the same initial
-    /// values, with the same batches and views, and nobody else. Returns all its groups.
+    /// values, with the same batches and views, and nobody else. Nothing leaves the site, so nothing is noised.
+    /// Returns all its groups.
     ///
     /// # Errors
     /// [`WorkError`] when a step fails.
@@ -262,75 +286,179 @@ impl SiteTraining {
 
     /// One optimiser step; a function of the model and of (round, attempt, step) only.
     fn step(&mut self, round: u32, attempt: u32, step: u32) -> Result<(), WorkError> {
-        let draw = |purpose| {
-            let key = StreamKey {
-                study: &self.study,
-                attempt,
-                purpose,
-                round,
-                step,
-                site: self.participant.site.as_str(),
-            };
-            stream(self.seed, &key)
-        };
+        let draw = |purpose| self.stream(purpose, round, attempt, step);
         let chosen: Vec<usize> = self
             .sampler
             .batch(&mut draw("batch"))
             .into_iter()
             .map(|index| self.records.train[index])
             .collect();
+        let mut streams = ["view-a", "view-b"].map(draw);
+        let (absent, mut dropout) = (self.absent(&mut draw("absent")), draw("dropout"));
+        let drawn = self.drawn(&chosen, &mut streams)?;
+        let factor = self.rate_factor(round, step);
+        let view = drawn.view(&self.participant);
+        let batch = drawn.batch(std::slice::from_ref(&view), absent, &self.participant);
+        let (threads, trainer) = (&self.threads, &mut self.trainer);
+        threads
+            .install(|| trainer.step(&batch, factor, &mut dropout))
+            .map_err(from_model)?;
+        Ok(())
+    }
+
+    /// The private steps of one round.
+    fn private_round(
+        &mut self,
+        private: &PrivateSteps,
+        plan: &RoundPlan,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Transcript, WorkError> {
+        let (round, attempt, steps) = (plan.round, plan.attempt, self.settings.local_steps);
+        let mut training = private.begin()?;
+        for step in 0..steps {
+            let context = [round, attempt, step].map(u32::to_le_bytes);
+            let context: [&[u8]; 5] = [
+                self.study.as_bytes(),
+                self.participant.site.as_str().as_bytes(),
+                &context[0],
+                &context[1],
+                &context[2],
+            ];
+            let drawn = training.step(&private.key, &context, private.records_of.len());
+            let mean = self.private_gradient(private, drawn, (round, attempt, step))?;
+            let factor = self.rate_factor(round, step);
+            self.trainer.apply(&mean, factor).map_err(from_model)?;
+            progress(Progress {
+                step: step + 1,
+                steps,
+            });
+        }
+        Ok(training.transcript())
+    }
+
+    /// The noisy mean gradient of the patients that a step drew.
+    fn private_gradient(
+        &self,
+        private: &PrivateSteps,
+        mut step: Step<'_>,
+        (round, attempt, number): (u32, u32, u32),
+    ) -> Result<Vec<f32>, WorkError> {
+        let draw = |purpose| self.stream(purpose, round, attempt, number);
+        let mut streams = ["view-a", "view-b"].map(draw);
+        let (absent, mut dropout) = (self.absent(&mut draw("absent")), draw("dropout"));
+        let groups = if private.clips_groups() {
+            ClipGroups::ParameterGroups
+        } else {
+            ClipGroups::All
+        };
+        for patients in step.chunks(CHUNK.try_into().expect("not zero")) {
+            let (mut chosen, mut patient_of) = (Vec::new(), Vec::new());
+            for (place, &patient) in patients.iter().enumerate() {
+                let records = &private.records_of[patient];
+                for index in step.records_of(patient, records.len()) {
+                    chosen.push(records[index]);
+                    patient_of.push(place);
+                }
+            }
+            let drawn = self.drawn(&chosen, &mut streams)?;
+            let view = drawn.view(&self.participant);
+            let batch = drawn.batch(std::slice::from_ref(&view), absent, &self.participant);
+            let network = self.trainer.network();
+            self.threads.install(|| {
+                let gradients =
+                    network.patient_gradients(&batch, &patient_of, |_| true, groups, &mut dropout);
+                gradients
+                    .map_err(from_model)
+                    .and_then(|gradients| step.add(gradients).map_err(from_plan))
+            })?;
+        }
+        let parameters = self.trainer.network().manifest().tensors.iter();
+        step.finish(parameters.map(|tensor| tensor.len()).sum())
+            .map_err(from_plan)
+    }
+
+    fn stream(&self, purpose: &str, round: u32, attempt: u32, step: u32) -> impl Rng + use<> {
+        let key = StreamKey {
+            study: &self.study,
+            attempt,
+            purpose,
+            round,
+            step,
+            site: self.participant.site.as_str(),
+        };
+        stream(self.seed, &key)
+    }
+
+    fn absent(&self, random: &mut impl Rng) -> [bool; 4] {
+        std::array::from_fn(|_| random.random_bool(self.settings.absent_probability))
+    }
+
+    /// The rate of a step as a part of the highest.
+    fn rate_factor(&self, round: u32, step: u32) -> f32 {
+        let done = (round - 1) * self.settings.local_steps + step;
+        let all = self.rounds * self.settings.local_steps;
+        (self.settings.rate_at(done, all) / self.settings.learning_rate) as f32
+    }
+
+    /// Two views of the chosen records, and what they should be predicted as.
+    fn drawn(&self, chosen: &[usize], streams: &mut [impl Rng; 2]) -> Result<Drawn, WorkError> {
         let mut views = [
-            array(&self.records.examples, &chosen)?,
-            array(&self.records.examples, &chosen)?,
+            array(&self.records.examples, chosen)?,
+            array(&self.records.examples, chosen)?,
         ];
-        for (view, purpose) in views.iter_mut().zip(["view-a", "view-b"]) {
-            let mut random = draw(purpose);
+        for (view, random) in views.iter_mut().zip(streams) {
             let shape = &self.records.examples.shape;
             for record in view.values_mut().chunks_exact_mut(shape.iter().product()) {
-                augment(record, shape, &self.augmentation, &mut random).map_err(|error| {
-                    WorkError {
-                        code: error.code(),
-                        message: error.to_string(),
-                        hint: "give the augmentation of the modality's own kind".into(),
-                    }
+                augment(record, shape, &self.augmentation, random).map_err(|error| WorkError {
+                    code: error.code(),
+                    message: error.to_string(),
+                    hint: "give the augmentation of the modality's own kind".into(),
                 })?;
             }
         }
-        let mut random = draw("absent");
-        let probability = self.settings.absent_probability;
-        let absent = std::array::from_fn(|_| random.random_bool(probability));
         let targets = self
             .records
             .examples
             .targets
-            .select(&chosen)
+            .select(chosen)
             .map_err(|error| WorkError {
                 code: error.code(),
                 message: error.to_string(),
                 hint: String::new(),
             })?;
         let targets = model_targets(&self.task, &targets)?;
-        let view = View {
-            modality: &self.participant.modality,
-            a: &views[0],
-            b: Some(&views[1]),
-        };
-        let batch = Batch {
-            views: &[view],
+        Ok(Drawn { views, targets })
+    }
+}
+
+/// The records of a step.
+struct Drawn {
+    views: [Array; 2],
+    targets: consilium_models::Targets,
+}
+
+impl Drawn {
+    fn view<'a>(&'a self, participant: &'a Participant) -> View<'a> {
+        View {
+            modality: &participant.modality,
+            a: &self.views[0],
+            b: Some(&self.views[1]),
+        }
+    }
+
+    fn batch<'a>(
+        &'a self,
+        views: &'a [View<'a>],
+        absent: [bool; 4],
+        participant: &'a Participant,
+    ) -> Batch<'a> {
+        Batch {
+            views,
             absent,
-            task: &self.participant.task,
-            targets: &targets,
+            task: &participant.task,
+            targets: &self.targets,
             mask: None,
-        };
-        let done = (round - 1) * self.settings.local_steps + step;
-        let all = self.rounds * self.settings.local_steps;
-        let factor = self.settings.rate_at(done, all) / self.settings.learning_rate;
-        let mut dropout = draw("dropout");
-        let (threads, trainer) = (&self.threads, &mut self.trainer);
-        threads
-            .install(|| trainer.step(&batch, factor as f32, &mut dropout))
-            .map_err(from_model)?;
-        Ok(())
+        }
     }
 }
 
@@ -346,13 +474,23 @@ impl LocalWork for SiteTraining {
         model.extend(local);
         self.start_from(&model)?;
         let steps = self.settings.local_steps;
-        for step in 0..steps {
-            self.step(plan.round, plan.attempt, step)?;
-            progress(Progress {
-                step: step + 1,
-                steps,
-            });
-        }
+        let privacy = match self.private.take() {
+            Some(private) => {
+                let transcript = self.private_round(&private, plan, progress);
+                self.private = Some(private);
+                Some(transcript?)
+            }
+            None => {
+                for step in 0..steps {
+                    self.step(plan.round, plan.attempt, step)?;
+                    progress(Progress {
+                        step: step + 1,
+                        steps,
+                    });
+                }
+                None
+            }
+        };
         let mut update = ModelVector::default();
         let mut new_local = ModelVector::default();
         for (group, trained) in self.trainer.network().groups().0 {
@@ -369,7 +507,7 @@ impl LocalWork for SiteTraining {
         Ok(Trained {
             update,
             local: new_local,
-            privacy: None,
+            privacy,
         })
     }
 
@@ -398,6 +536,10 @@ impl LocalWork for SiteTraining {
 
     fn preparation(&self) -> Option<Preparation> {
         Some(self.records.preparation.clone())
+    }
+
+    fn round_cost(&self) -> Option<Repeated> {
+        self.private.as_ref().map(PrivateSteps::round_cost)
     }
 }
 
@@ -493,6 +635,14 @@ fn study_error(message: String) -> WorkError {
         code: "study_settings",
         message,
         hint: "the coordinator must correct the study".into(),
+    }
+}
+
+fn from_plan(error: PlanError) -> WorkError {
+    WorkError {
+        code: error.code(),
+        message: error.to_string(),
+        hint: String::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use consilium_core::study::{
-    Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, PrivacyMode, Randomness, Schedule,
+    Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, Randomness, Schedule,
     WeightRule,
 };
 use consilium_core::{
@@ -17,7 +17,10 @@ use consilium_models::{DeviceChoice, EhpalNet, NormKind, SiteNetwork};
 use consilium_ops::OperatorError;
 use consilium_ops::units::Seconds;
 use consilium_site::training::TrainingSettings;
+use dp_rs::plan::Unit;
 use serde::{Deserialize, Serialize};
+
+use crate::privacy_section::PrivacySection;
 
 /// The built-in scenarios: name and text.
 pub const BUILT_IN: [(&str, &str); 1] = [("quickstart", include_str!("../quickstart.toml"))];
@@ -40,6 +43,9 @@ pub struct Scenario {
     /// How updates are combined.
     #[serde(default)]
     pub aggregation: AggregationSection,
+    /// What protects the patients in what the sites send; private unless said otherwise.
+    #[serde(default)]
+    pub privacy: PrivacySection,
     /// Settings of `ehpal-net`, modalities and tasks included.
     #[serde(rename = "ehpal-net")]
     pub ehpal_net: EhpalNet,
@@ -103,6 +109,9 @@ pub struct SiteSection {
     pub task: TaskKey,
     /// Patients it declares.
     pub declared_patients: u32,
+    /// What is protected here; `record` only for cohorts that do not know their patients.
+    #[serde(default = "patient", skip_serializing_if = "is_patient")]
+    pub privacy_unit: Unit,
     /// Its cohort.
     pub cohort: CohortChoice,
 }
@@ -115,6 +124,14 @@ pub enum CohortChoice {
     Manifest(PathBuf),
     /// A generated cohort.
     Generated(consilium_data::generated::GeneratedSpec),
+}
+
+fn patient() -> Unit {
+    Unit::Patient
+}
+
+fn is_patient(unit: &Unit) -> bool {
+    *unit == Unit::Patient
 }
 
 fn one() -> u32 {
@@ -288,6 +305,7 @@ fn study(
     manifest: ModelManifest,
     initial: &ModelVector,
 ) -> Result<Study, OperatorError> {
+    let mut agreements = scenario.privacy.agreements(scenario)?;
     let sites: Vec<Participant> = scenario
         .sites
         .iter()
@@ -296,7 +314,9 @@ fn study(
             modality: section.modality.clone(),
             task: section.task.clone(),
             declared_patients: section.declared_patients,
-            privacy: None,
+            privacy: agreements
+                .remove(site)
+                .map(|agreement| serde_json::to_value(agreement).expect("plain numbers and text")),
         })
         .collect();
     let schedule = &scenario.schedule;
@@ -324,7 +344,7 @@ fn study(
             weights: scenario.aggregation.weights,
             minimum_holders: scenario.aggregation.minimum_holders,
         },
-        privacy: PrivacyMode::NoneSimulationOnly,
+        privacy: scenario.privacy.mode,
     };
     let federated = study.federated_groups();
     study.initial_model_sha256 = initial.restricted_to(&federated).sha256();

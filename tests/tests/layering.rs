@@ -38,6 +38,7 @@ fn allowed(package: &str) -> &'static [&'static str] {
         ],
         "consilium" => &[
             "core",
+            "dp-rs",
             "rounds",
             "strategies",
             "models",

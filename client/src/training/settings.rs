@@ -42,6 +42,30 @@ pub struct ModalityTraining {
     /// How the two views of a record differ; the kind's own defaults when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augmentation: Option<Augmentation>,
+    /// What is different when steps are private; what is left out stays as above.
+    #[serde(default)]
+    pub private: PrivateRecipe,
+}
+
+/// How private steps differ from others: noise asks for larger batches and other rates.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PrivateRecipe {
+    /// Optimiser steps in one round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_steps: Option<u32>,
+    /// Patients expected in one step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<usize>,
+    /// What turns noisy means into steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optimiser: Option<OptimiserKind>,
+    /// Highest learning rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Norm to which a patient's gradient is clipped; 1 if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
 }
 
 /// What turns gradients into steps.
@@ -98,8 +122,40 @@ impl ModalityTraining {
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return Some("weight_decay must be 0 or above".into());
         }
+        if !positive(self.clip_norm()) {
+            return Some("private.clip_norm must be above 0".into());
+        }
+        let private = self.as_private();
+        if private != *self
+            && let Some(problem) = (Self {
+                private: PrivateRecipe::default(),
+                ..private
+            })
+            .problem()
+        {
+            return Some(format!("private: {problem}"));
+        }
         let views = self.augmentation.and_then(|views| views.problem());
         views.map(|problem| format!("augmentation: {problem}"))
+    }
+
+    /// The settings as private steps use them.
+    #[must_use]
+    pub fn as_private(&self) -> Self {
+        let private = &self.private;
+        Self {
+            local_steps: private.local_steps.unwrap_or(self.local_steps),
+            batch: private.batch.unwrap_or(self.batch),
+            optimiser: private.optimiser.unwrap_or(self.optimiser),
+            learning_rate: private.learning_rate.unwrap_or(self.learning_rate),
+            ..self.clone()
+        }
+    }
+
+    /// Norm to which a patient's gradient is clipped.
+    #[must_use]
+    pub fn clip_norm(&self) -> f64 {
+        self.private.clip_norm.unwrap_or(1.0)
     }
 
     /// The learning rate at `step` (from 0) of `steps` in the whole study.
@@ -137,6 +193,7 @@ mod tests {
             decay,
             absent_probability: 0.25,
             augmentation: None,
+            private: PrivateRecipe::default(),
         }
     }
 

@@ -1,0 +1,138 @@
+//! Private steps at a site: which patients take part, what their gradients are, what is done with the noisy
+//! mean.
+//!
+//! The agreement decides sampler, clip and noise; nothing here can take a step that is not accounted for.
+
+use consilium_core::{Participant, Study};
+use consilium_data::Cohort;
+use dp_rs::agreement::Agreement;
+use dp_rs::event::Repeated;
+use dp_rs::noise::RootKey;
+use dp_rs::plan::{Training, Unit};
+
+use crate::work::WorkError;
+
+/// Patients whose gradients are computed at once. Bounds memory, not the step.
+pub(super) const CHUNK: usize = 32;
+
+/// The private side of a site's training.
+pub(super) struct PrivateSteps {
+    agreement: Agreement,
+    /// The training records of each patient.
+    pub records_of: Vec<Vec<usize>>,
+    pub key: RootKey,
+    local_steps: u32,
+}
+
+impl PrivateSteps {
+    /// Reads the participant's agreement, if the study has any, and holds it against study and cohort.
+    ///
+    /// # Errors
+    /// [`WorkError`] for an agreement that does not hold, is shorter than the study, or claims to protect
+    /// patients of whom the cohort does not know which records are theirs.
+    pub fn of(
+        study: &Study,
+        participant: &Participant,
+        cohort: &Cohort,
+        (train, patient_of): (&[usize], &[u32]),
+        local_steps: u32,
+    ) -> Result<Option<Self>, WorkError> {
+        let Some(agreement) = &participant.privacy else {
+            return Ok(None);
+        };
+        let agreement: Agreement = serde_json::from_value(agreement.clone())
+            .map_err(|error| broken(format!("the agreement cannot be read: {error}")))?;
+        agreement
+            .check()
+            .map_err(|error| broken(error.to_string()))?;
+        let schedule = &study.schedule;
+        let attempts = u64::from(schedule.rounds) + u64::from(schedule.retry_rounds);
+        let needed = attempts * u64::from(local_steps);
+        if agreement.steps < needed {
+            return Err(broken(format!(
+                "it covers {} steps, {attempts} rounds of {local_steps} steps need {needed}",
+                agreement.steps
+            )));
+        }
+        let settings = agreement.plan.settings();
+        if settings.unit == Unit::Patient && cohort.manifest().patient_id.is_none() {
+            return Err(WorkError {
+                code: "privacy_unit",
+                message: "the study protects patients, but the cohort does not say which records are of one patient"
+                    .into(),
+                hint: "name patient_id in cohort.toml, or set privacy_unit = \"record\" for this site: then only \
+                       single records are protected, and every table says so"
+                    .into(),
+            });
+        }
+        Ok(Some(Self {
+            records_of: units(settings.unit, train, patient_of),
+            agreement,
+            key: RootKey::simulation(study.seed().0),
+            local_steps,
+        }))
+    }
+
+    /// Begins the steps of one round.
+    ///
+    /// # Errors
+    /// [`WorkError`] for a clip that is not possible.
+    pub fn begin(&self) -> Result<Training, WorkError> {
+        self.agreement.plan.begin().map_err(|error| WorkError {
+            code: error.code(),
+            message: error.to_string(),
+            hint: "the coordinator must correct the study".into(),
+        })
+    }
+
+    /// Whether every parameter group is clipped on its own.
+    pub fn clips_groups(&self) -> bool {
+        match &self.agreement.plan.settings().clip {
+            dp_rs::plan::Clip::Fixed(rule) => rule.groups() > 1,
+            dp_rs::plan::Clip::Quantile(_) => false,
+        }
+    }
+
+    /// What one round costs.
+    pub fn round_cost(&self) -> Repeated {
+        self.agreement.plan.events(u64::from(self.local_steps))
+    }
+}
+
+/// The records of each unit, in the order in which units first appear.
+fn units(unit: Unit, train: &[usize], patient_of: &[u32]) -> Vec<Vec<usize>> {
+    if unit == Unit::Record {
+        return train.iter().map(|&record| vec![record]).collect();
+    }
+    let mut found = std::collections::BTreeMap::<u32, Vec<usize>>::new();
+    for &record in train {
+        found.entry(patient_of[record]).or_default().push(record);
+    }
+    found.into_values().collect()
+}
+
+fn broken(message: String) -> WorkError {
+    WorkError {
+        code: "privacy_agreement_broken",
+        message,
+        hint: "do not take part; the coordinator must correct the study".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_hold_the_records_of_the_training_part_only() {
+        let patient_of = [7, 7, 3, 9, 3];
+        assert_eq!(
+            units(Unit::Patient, &[0, 2, 4], &patient_of),
+            [vec![2, 4], vec![0]]
+        );
+        assert_eq!(
+            units(Unit::Record, &[0, 2, 4], &patient_of),
+            [vec![0], vec![2], vec![4]]
+        );
+    }
+}

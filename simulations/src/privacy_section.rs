@@ -1,0 +1,176 @@
+//! `[privacy]` of a scenario: what is to be guaranteed, turned into one agreement a site.
+
+use std::collections::BTreeMap;
+
+use consilium_core::SiteId;
+use consilium_core::study::PrivacyMode;
+use consilium_ops::OperatorError;
+use dp_rs::accounting::calibration::{Target, noise_multiplier};
+use dp_rs::adjacency::Adjacency;
+use dp_rs::agreement::Agreement;
+use dp_rs::clipping::ClipRule;
+use dp_rs::event::Event;
+use dp_rs::noise::NoiseLevel;
+use dp_rs::plan::{Clip, Plan, PlanSettings};
+use serde::{Deserialize, Serialize};
+
+use crate::scenario::Scenario;
+
+/// What protects the patients in what the sites send. The steps follow from `[schedule]` and `[training]`, so
+/// that epsilon or the noise multiplier is given, not both.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PrivacySection {
+    /// Private steps, unless a simulation says that it protects nobody.
+    pub mode: PrivacyMode,
+    /// Epsilon of the whole study at each site; 8 if neither this nor the noise is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+    /// Standard deviation of the noise / clip norm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_multiplier: Option<f64>,
+    /// `min(1e-5, 1 / (10 declared patients))` at each site if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<f64>,
+    /// Which data sets are neighbours.
+    pub adjacency: Adjacency,
+    /// How a patient's gradient is bounded.
+    pub clip: ClipChoice,
+    /// How far the noise can be trusted.
+    pub noise_level: NoiseLevel,
+}
+
+/// How a patient's gradient is bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClipChoice {
+    /// To the clip norm where it is longer (Abadi et al. 2016).
+    Flat,
+    /// Scaled to just below the clip norm, whatever its length (Bu et al. 2023, AUTO-S): no norm to tune.
+    Automatic,
+    /// Stem, trunk and head on their own, with equal shares of the clip norm.
+    PerGroup,
+}
+
+impl Default for PrivacySection {
+    fn default() -> Self {
+        Self {
+            mode: PrivacyMode::PrivateSteps,
+            epsilon: None,
+            noise_multiplier: None,
+            delta: None,
+            adjacency: Adjacency::AddRemove,
+            clip: ClipChoice::Automatic,
+            noise_level: NoiseLevel::Fast,
+        }
+    }
+}
+
+/// Epsilon of a study that does not say its own.
+const DEFAULT_EPSILON: f64 = 8.0;
+
+/// Parameter groups of a site: stem, trunk, head.
+const GROUPS: usize = 3;
+
+impl PrivacySection {
+    /// One agreement a site; none where nothing is protected.
+    ///
+    /// # Errors
+    /// [`OperatorError`] for targets that contradict each other or cannot be reached.
+    pub fn agreements(
+        &self,
+        scenario: &Scenario,
+    ) -> Result<BTreeMap<SiteId, Agreement>, OperatorError> {
+        let mut agreements = BTreeMap::new();
+        if self.mode == PrivacyMode::NoneSimulationOnly {
+            return Ok(agreements);
+        }
+        if self.epsilon.is_some() && self.noise_multiplier.is_some() {
+            return Err(refuse(
+                "epsilon and noise_multiplier are both given, and the steps follow from the schedule",
+                "give one of the two: the other follows",
+            ));
+        }
+        // Sites with the same rate, steps and delta share a calibration.
+        let mut known = BTreeMap::<[u64; 3], f64>::new();
+        for (site, section) in &scenario.sites {
+            let training = scenario.training[&section.modality].as_private();
+            let schedule = &scenario.schedule;
+            let attempts = u64::from(schedule.rounds) + u64::from(schedule.retry_rounds);
+            let steps = attempts * u64::from(training.local_steps);
+            let declared = f64::from(section.declared_patients);
+            let rate = (training.batch as f64 / declared).min(1.0);
+            let delta = self.delta.unwrap_or((1e-5_f64).min(1.0 / (10.0 * declared)));
+            if !(delta > 0.0 && delta <= 1.0 / declared) {
+                return Err(refuse(
+                    &format!("delta {delta} is not above 0 and at most one of site {site}'s {declared} patients"),
+                    "leave delta out, or give at most 1 / (10 declared_patients)",
+                ));
+            }
+            let multiplier = match self.noise_multiplier {
+                Some(given) => given,
+                None => {
+                    let key = [rate.to_bits(), steps, delta.to_bits()];
+                    match known.get(&key) {
+                        Some(found) => *found,
+                        None => {
+                            let found = self.calibrate(rate, steps, delta)?;
+                            known.insert(key, found);
+                            found
+                        }
+                    }
+                }
+            };
+            let norm = training.clip_norm();
+            let rule = match self.clip {
+                ClipChoice::Flat => ClipRule::flat(norm),
+                ClipChoice::Automatic => ClipRule::automatic(norm),
+                ClipChoice::PerGroup => ClipRule::per_group_uniform(norm, GROUPS),
+            };
+            let records = u32::try_from(training.max_records_per_patient).unwrap_or(u32::MAX);
+            let plan = Plan::new(PlanSettings {
+                unit: section.privacy_unit,
+                adjacency: self.adjacency,
+                clip: Clip::Fixed(rule.map_err(|error| refuse(&error.to_string(), "see [training]"))?),
+                noise_multiplier: multiplier,
+                noise_level: self.noise_level,
+                sampling_rate: rate,
+                expected_units: rate * declared,
+                max_records: records
+                    .try_into()
+                    .map_err(|_| refuse("max_records_per_patient is 0", "give at least 1"))?,
+            })
+            .map_err(|error| refuse(&error.to_string(), "see [privacy] and [training]"))?;
+            let guarantee = plan
+                .guarantee(steps, delta)
+                .map_err(|error| refuse(&error.to_string(), "see [privacy]"))?;
+            let agreement = Agreement {
+                plan,
+                steps,
+                delta,
+                epsilon: guarantee.epsilon,
+            };
+            agreements.insert(site.clone(), agreement);
+        }
+        Ok(agreements)
+    }
+
+    fn calibrate(&self, rate: f64, steps: u64, delta: f64) -> Result<f64, OperatorError> {
+        let epsilon = self.epsilon.unwrap_or(DEFAULT_EPSILON);
+        let unreachable = |error: dp_rs::accounting::AccountingError| {
+            refuse(&error.to_string(), "see [privacy], [schedule] and [training]")
+        };
+        let target = Target::new(epsilon, delta, self.adjacency).map_err(unreachable)?;
+        noise_multiplier(target, |noise| {
+            Ok(vec![
+                Event::poisson_gaussian(noise, rate)?.repeated(steps, self.adjacency),
+            ])
+        })
+        .map(|calibrated| calibrated.value)
+        .map_err(unreachable)
+    }
+}
+
+fn refuse(message: &str, hint: &str) -> OperatorError {
+    OperatorError::configuration("scenario_privacy", message, hint)
+}
