@@ -7,6 +7,7 @@
 //! It does not know how messages travel ([`Peer`]) or how the network learns ([`LocalWork`]).
 
 mod error;
+mod faults;
 mod leaving;
 mod worker;
 
@@ -20,15 +21,20 @@ use consilium_core::{
 };
 use consilium_rounds::{Participation, Sealed, SiteEffect};
 use consilium_store::site::{Accepted, Fate, SiteStore, Version};
+use dp_rs::event::Repeated;
+use dp_rs::ledger::Record;
+use dp_rs::plan::Transcript;
 use tracing::{info, warn};
 
 pub use error::AgentError;
-use worker::Worker;
+use faults::{Fault, injected};
+use worker::{Begin, Worker};
 
 use crate::outcome::Outcome;
 use crate::pause::pause;
 use crate::peer::{Attempt, Peer, PeerError, Question, Wanted};
 use crate::preparation::Preparation;
+use crate::privacy::{Protection, Refusal, SiteBudget, Standing, record, row};
 use crate::work::{LocalWork, WorkError};
 
 /// Makes the site's work, once the study is known.
@@ -36,7 +42,7 @@ pub type MakeWork =
     Box<dyn FnOnce(&Study, &Participant) -> Result<Box<dyn LocalWork>, WorkError> + Send>;
 
 /// What an agent is told before it meets the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Errand {
     /// This site.
     pub site: SiteId,
@@ -44,6 +50,8 @@ pub struct Errand {
     pub study: StudyId,
     /// Where the results are written.
     pub metrics_file: PathBuf,
+    /// The most that this site's patients may spend over all studies; a private study is refused without it.
+    pub budget: Option<SiteBudget>,
 }
 
 /// A site in the middle of a study.
@@ -57,6 +65,10 @@ pub struct Agent<P> {
     lengths: BTreeMap<GroupName, usize>,
     participation: Participation,
     worker: Worker,
+    /// What this site agreed to, in a private study.
+    protection: Option<Protection>,
+    /// What this site has spent, as it lies in the store.
+    standing: Standing,
     /// The attempt that the server has told of.
     known: Option<Attempt>,
     /// Digests of the shared groups in the model that the server's last answer names.
@@ -111,7 +123,25 @@ impl<P: Peer> Agent<P> {
                 site: errand.site,
             });
         };
-        let (worker, initial, preparation) = Worker::start(make_work, &study, &participant).await?;
+        let standing = Standing::read(&store).await?;
+        let protection = Protection::of(&study, &participant, errand.budget)?;
+        // A study that was accepted before may have something to send or to fetch that costs nothing any more.
+        if let (None, Some(protection)) = (&before, &protection) {
+            protection.admit(&standing, &protection.one_step())?;
+        }
+        let (worker, begin) = Worker::start(make_work, &study, &participant).await?;
+        let Begin {
+            initial,
+            preparation,
+        } = begin;
+        if let (None, Some(protection)) = (&before, &protection) {
+            let cost = worker.round_cost();
+            let cost = cost.ok_or_else(|| Refusal::Missing(study.name.clone()))?;
+            protection.admit(&standing, cost)?;
+            if let Err(short) = protection.fits_as_a_whole(&standing) {
+                warn!(error.code = short.code(), %short, "the study will halt here before its end");
+            }
+        }
         let participation = match before {
             Some(accepted) if changed(&accepted, preparation.as_ref()) => {
                 return Err(AgentError::CohortChanged { study: study.name });
@@ -138,6 +168,8 @@ impl<P: Peer> Agent<P> {
             participant,
             participation,
             worker,
+            protection,
+            standing,
             known: None,
             digests: BTreeMap::new(),
             delivered: None,
@@ -224,6 +256,7 @@ impl<P: Peer> Agent<P> {
     async fn train(&mut self, plan: &RoundPlan) -> Result<(), AgentError> {
         let (round, attempt) = (plan.round, plan.attempt);
         info!(round, attempt, "round received");
+        let admitted = self.admitted()?;
         let global = self.model(plan.model, round - 1).await?;
         let own = self
             .store
@@ -235,20 +268,61 @@ impl<P: Peer> Agent<P> {
         let mut participation = self.participation.clone();
         let digest = trained.update.sha256();
         let upload = participation.seal(plan, digest);
-        self.store
-            .seal(
-                &self.study.name,
-                &participation,
-                &trained.update,
-                &trained.local,
-            )
+        let record = self.record(plan, admitted.as_ref(), trained.privacy, digest)?;
+        let entry = record.map(|record| self.standing.ledger.following(record));
+        let (name, store) = (self.study.name.clone(), self.store.clone());
+        let event = entry.as_ref().map(|entry| row(&name, entry));
+        let (update, local) = (&trained.update, &trained.local);
+        let late = injected(Fault::LedgerAfterSend);
+        let now = event.as_ref().filter(|_| !late);
+        store
+            .seal(&name, &participation, update, local, now)
             .await?;
-        self.participation = participation;
+        if let Some(entry) = entry {
+            self.standing.ledger.push(entry).map_err(Refusal::from)?;
+        }
+        self.participation = participation.clone();
         info!(round, attempt, digest = %digest, "update sealed");
         if let SiteEffect::Upload(sealed) = upload {
             self.deliver(sealed).await?;
         }
+        if late {
+            store
+                .seal(&name, &participation, update, local, event.as_ref())
+                .await?;
+        }
         Ok(())
+    }
+
+    /// The cost of the next round, if the study is private: it is within the budgets of study and site.
+    fn admitted(&self) -> Result<Option<Repeated>, AgentError> {
+        let Some(protection) = &self.protection else {
+            return Ok(None);
+        };
+        let cost = self.worker.round_cost();
+        let cost = cost.ok_or_else(|| Refusal::Missing(self.study.name.clone()))?;
+        protection.admit(&self.standing, cost)?;
+        Ok(Some(cost.clone()))
+    }
+
+    /// What the ledger is to hold about the update of `plan`.
+    fn record(
+        &self,
+        plan: &RoundPlan,
+        admitted: Option<&Repeated>,
+        transcript: Option<Transcript>,
+        update: Digest,
+    ) -> Result<Option<Record>, AgentError> {
+        let name = &self.study.name;
+        match (&self.protection, admitted, transcript) {
+            (Some(protection), Some(admitted), Some(transcript)) => {
+                Ok(Some(protection.record(plan, admitted, transcript, update)?))
+            }
+            (Some(_), ..) => Err(Refusal::Missing(name.clone()).into()),
+            // Nothing was agreed, and all the same something was spent.
+            (None, _, Some(transcript)) => Ok(Some(record(name, plan, transcript, update, None))),
+            (None, _, None) => Ok(None),
+        }
     }
 
     /// Sends the sealed update, unless this process has seen it arrive.
@@ -259,8 +333,16 @@ impl<P: Peer> Agent<P> {
         let name = &self.study.name;
         let (round, attempt) = (sealed.round, sealed.attempt);
         let update = Arc::new(self.store.sealed_update(name, sealed.digest).await?);
-        // Checked again at the door: what was read back from the disk is what leaves.
+        // Checked again at the door: what was read back from the disk is what leaves, and it is paid for.
         leaving::leaves(&self.study, &self.participant, &update)?;
+        if self.protection.is_some() && !self.standing.holds(name, sealed) {
+            return Err(Refusal::NotRecorded {
+                study: name.clone(),
+                round,
+                attempt,
+            }
+            .into());
+        }
         let (study, site) = (self.participation.study, &self.errand.site);
         match self
             .peer
@@ -417,3 +499,6 @@ enum Step {
 }
 
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests;

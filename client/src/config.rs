@@ -9,8 +9,10 @@ use consilium_ops::config::read_toml;
 use consilium_ops::units::Seconds;
 use serde::Deserialize;
 
+use crate::privacy::SiteBudget;
+
 /// What `consilium-site` is told in its configuration file. Relative paths start at the folder of that file.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteConfig {
     /// This site's name; must be the one in its certificate.
@@ -28,6 +30,8 @@ pub struct SiteConfig {
     pub server: ServerConfig,
     /// Who this site is, and whom it trusts.
     pub identity: IdentityConfig,
+    /// The most that this site's patients may spend, over all studies. A private study is refused without it.
+    pub privacy: Option<SiteBudget>,
 }
 
 /// Where the aggregation server is.
@@ -80,6 +84,14 @@ impl SiteConfig {
                     config.server.address
                 ),
                 "write for example \"fl.example.org:7443\"",
+            )
+            .at(path.display()));
+        }
+        if let Some(problem) = config.privacy.and_then(|budget| budget.problem()) {
+            return Err(OperatorError::configuration(
+                "config_wrong_value",
+                problem,
+                "epsilon is finite and above 0, for example 8.0; delta is above 0 and below 1, for example 1e-6",
             )
             .at(path.display()));
         }

@@ -6,6 +6,7 @@
 //! * [`work`]: the seam between the protocol and the learning.
 //! * [`preparation`]: how records became the network's input.
 //! * [`training`]: the real work: this site's records, views and network.
+//! * [`privacy`]: what may be spent of the patients' privacy, and what was.
 //! * [`outcome`]: what a finished study leaves here; [`joined`]: the model of a committed round;
 //!   [`export`]: that model as files; [`predictions`]: what it says about each patient, as a table.
 //! * [`commands`]: what the program does with all that.
@@ -20,6 +21,7 @@ mod pause;
 pub mod peer;
 pub mod predictions;
 pub mod preparation;
+pub mod privacy;
 mod private_file;
 pub mod training;
 pub mod transport;

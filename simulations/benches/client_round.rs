@@ -246,6 +246,7 @@ async fn agent(folder: PathBuf, site: SiteId, address: String) {
         site: site.clone(),
         study: "bench".parse().expect("a name"),
         metrics_file: folder.join(format!("{site}.json")),
+        budget: None,
     };
     let work = Box::new(|_: &Study, _: &Participant| {
         let work: Box<dyn LocalWork> = Box::new(Nothing);

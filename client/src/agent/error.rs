@@ -10,6 +10,7 @@ use consilium_rounds::RefusePlan;
 use consilium_store::site::SiteStoreError;
 
 use crate::peer::PeerError;
+use crate::privacy::Refusal;
 use crate::work::WorkError;
 
 /// Why an agent stops. What it had sealed or committed before is kept.
@@ -28,6 +29,9 @@ pub enum AgentError {
     /// The thread that trains ended without an answer.
     #[error("the training thread ended without an answer")]
     WorkPanicked,
+    /// Privacy: an agreement, a budget, or the ledger.
+    #[error(transparent)]
+    Privacy(#[from] Refusal),
     /// The plan is not what this site agreed to.
     #[error(transparent)]
     Plan(#[from] RefusePlan),
@@ -123,6 +127,7 @@ impl AgentError {
             Self::Store(error) => error.code(),
             Self::Work(error) => error.code,
             Self::WorkPanicked => "work_panicked",
+            Self::Privacy(refusal) => refusal.code(),
             Self::Plan(error) => error.code(),
             Self::InvalidStudy(error) => error.code(),
             Self::UnreadableStudy { .. } => "study_unreadable",
@@ -155,6 +160,7 @@ impl From<AgentError> for OperatorError {
                 };
                 Self::new(exit, code, message, error.hint()).at(error.path().display())
             }
+            AgentError::Privacy(refusal) => refusal.into(),
             AgentError::Work(error) => Self::failed(code, message, error.hint),
             AgentError::WorkPanicked => Self::new(
                 ExitCode::Internal,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use consilium_core::{ModelVector, Participant, RoundPlan, Study};
+use dp_rs::event::Repeated;
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
@@ -13,6 +14,15 @@ use crate::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
 /// The handle to that thread. It ends when the handle is dropped and its present job is done.
 pub(super) struct Worker {
     jobs: mpsc::UnboundedSender<Job>,
+    round_cost: Option<Repeated>,
+}
+
+/// What the work begins with, once it is made.
+pub(super) struct Begin {
+    /// Initial values of the groups that stay.
+    pub(super) initial: ModelVector,
+    /// How records are prepared.
+    pub(super) preparation: Option<Preparation>,
 }
 
 /// One job at a time is sent: the agent waits for each answer.
@@ -31,21 +41,23 @@ enum Job {
 }
 
 impl Worker {
-    /// Starts the thread and makes the work in it; returns the initial local groups and how records are
-    /// prepared.
+    /// Starts the thread and makes the work in it.
     pub(super) async fn start(
         make_work: MakeWork,
         study: &Study,
         participant: &Participant,
-    ) -> Result<(Self, ModelVector, Option<Preparation>), AgentError> {
+    ) -> Result<(Self, Begin), AgentError> {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let (ready, made) = oneshot::channel();
         let (study, participant) = (study.clone(), participant.clone());
         let body = move || match make_work(&study, &participant) {
             Ok(work) => {
                 // The agent may have been stopped while the work was made.
-                let begin = (work.initial_local(), work.preparation());
-                if ready.send(Ok(begin)).is_ok() {
+                let begin = Begin {
+                    initial: work.initial_local(),
+                    preparation: work.preparation(),
+                };
+                if ready.send(Ok((begin, work.round_cost()))).is_ok() {
                     serve(work, inbox);
                 }
             }
@@ -63,8 +75,13 @@ impl Worker {
                 message: error.to_string(),
                 hint: "let this account start threads".into(),
             })?;
-        let (initial, preparation) = made.await.map_err(|_| AgentError::WorkPanicked)??;
-        Ok((Self { jobs }, initial, preparation))
+        let (begin, round_cost) = made.await.map_err(|_| AgentError::WorkPanicked)??;
+        Ok((Self { jobs, round_cost }, begin))
+    }
+
+    /// The private steps of one round; see [`LocalWork::round_cost`].
+    pub(super) fn round_cost(&self) -> Option<&Repeated> {
+        self.round_cost.as_ref()
     }
 
     /// Trains; see [`LocalWork::train`].

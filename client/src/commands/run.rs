@@ -66,6 +66,7 @@ async fn follow(
         site: config.site.clone(),
         study: config.study.clone(),
         metrics_file: config.metrics_file(),
+        budget: config.privacy,
     };
     let ended = match Agent::join(errand, store.clone(), server, make_work).await {
         Ok(Joined::Finished(outcome)) => Ok(outcome),

@@ -193,6 +193,7 @@ impl Consortium {
             site: site(name),
             study: "toy".parse().unwrap(),
             metrics_file: self.metrics_file(name),
+            budget: None,
         }
     }
 

@@ -214,6 +214,7 @@ impl Real {
             site: site(name),
             study: "real".parse().unwrap(),
             metrics_file: self.folder().join(format!("state-{name}/metrics.json")),
+            budget: None,
         };
         Agent::join(errand, self.store(name).await, peer, work).await
     }

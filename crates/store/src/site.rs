@@ -95,9 +95,11 @@ pub struct StoredMetric {
 }
 
 mod error;
+mod privacy;
 mod rows;
 
 pub use error::SiteStoreError;
+pub use privacy::PrivacyEvent;
 use rows::json;
 
 type Result<T> = std::result::Result<T, SiteStoreError>;
@@ -229,7 +231,8 @@ impl SiteStore {
         self.commit(transaction).await
     }
 
-    /// Seals an update: its values, the local groups trained with it, and the state that says so.
+    /// Seals an update: its values, the local groups trained with it, the state that says so, and the entry in
+    /// the privacy ledger that it costs. All of it is on the disk when this returns, or nothing.
     ///
     /// # Errors
     /// What the database says; then nothing is sealed.
@@ -239,8 +242,12 @@ impl SiteStore {
         participation: &Participation,
         update: &ModelVector,
         local: &ModelVector,
+        privacy: Option<&PrivacyEvent>,
     ) -> Result<()> {
         let mut transaction = self.begin().await?;
+        if let Some(event) = privacy {
+            self.add_privacy_event(&mut transaction, event).await?;
+        }
         self.set_participation(&mut transaction, study, participation)
             .await?;
         self.delete_sealed(&mut transaction, study).await?;

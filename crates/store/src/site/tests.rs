@@ -109,7 +109,7 @@ impl Opened {
         let _ = participation.seal(&plan(&self.study, round), update.sha256());
         let local = groups("stem/own", &[round as f32, 0.5]);
         self.store
-            .seal(name, &participation, &update, &local)
+            .seal(name, &participation, &update, &local, None)
             .await
             .unwrap();
         let answer = Assignment {
@@ -138,7 +138,7 @@ async fn a_sealed_update_survives_the_process_bit_for_bit() {
     let name = opened.study.name.clone();
     opened
         .store
-        .seal(&name, &participation, &update, &local)
+        .seal(&name, &participation, &update, &local, None)
         .await
         .unwrap();
     let opened = opened.reopened().await;
@@ -309,7 +309,7 @@ async fn a_full_disk_leaves_the_last_state() {
     let _ = sealed.seal(&plan(&opened.study, 1), update.sha256());
     let error = opened
         .store
-        .seal(&name, &sealed, &update, &ModelVector::default())
+        .seal(&name, &sealed, &update, &ModelVector::default(), None)
         .await
         .unwrap_err();
     assert_eq!(error.code(), "store_disk_full");

@@ -1,0 +1,219 @@
+//! What one private study may do at this site.
+
+use consilium_core::study::{PrivacyMode, Randomness as StudyRandomness};
+use consilium_core::{Digest, Participant, RoundPlan, Study, StudyId};
+use dp_rs::agreement::Agreement;
+use dp_rs::event::Repeated;
+use dp_rs::ledger::{Account, Budget, NotAdmitted, Record};
+use dp_rs::noise::Randomness;
+use dp_rs::plan::Transcript;
+
+use super::{Refusal, SiteBudget, Standing, Whose};
+
+/// The agreement of this site in one study, checked, with the two budgets that every round is held against.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Protection {
+    study: StudyId,
+    agreement: Agreement,
+    budget: Budget,
+    site: SiteBudget,
+    simulated: bool,
+}
+
+impl Protection {
+    /// Reads and checks what `study` says about the privacy of this site; `None` where it protects nobody and
+    /// this site has set no budget that it would exceed.
+    ///
+    /// # Errors
+    /// [`Refusal::Agreement`] for an agreement that cannot be read or costs more than it says,
+    /// [`Refusal::UnknownMode`], [`Refusal::NoProtection`] where a budget is set and the study keeps none, and
+    /// [`Refusal::NoSiteBudget`] where the site has not said what it can spend.
+    pub fn of(
+        study: &Study,
+        participant: &Participant,
+        site: Option<SiteBudget>,
+    ) -> Result<Option<Self>, Refusal> {
+        let name = study.name.clone();
+        match study.privacy {
+            PrivacyMode::PrivateSteps => {}
+            PrivacyMode::NoneSimulationOnly if site.is_some() => {
+                return Err(Refusal::NoProtection(name));
+            }
+            PrivacyMode::NoneSimulationOnly => return Ok(None),
+            _ => return Err(Refusal::UnknownMode(name)),
+        }
+        let broken = |problem: String| Refusal::Agreement {
+            study: name.clone(),
+            problem,
+        };
+        let agreement = participant.privacy.clone().unwrap_or_default();
+        let agreement: Agreement =
+            serde_json::from_value(agreement).map_err(|error| broken(error.to_string()))?;
+        let Agreement { epsilon, delta, .. } = agreement;
+        let budget = Budget::new(epsilon, delta).map_err(|error| broken(error.to_string()))?;
+        agreement
+            .check()
+            .map_err(|error| broken(error.to_string()))?;
+        let Some(site) = site else {
+            return Err(Refusal::NoSiteBudget {
+                study: name,
+                epsilon,
+                delta,
+            });
+        };
+        Ok(Some(Self {
+            study: name,
+            agreement,
+            budget,
+            site,
+            simulated: matches!(study.randomness, StudyRandomness::SimulationSeeded { .. }),
+        }))
+    }
+
+    /// The cost of a single step: the least that training can begin with.
+    #[must_use]
+    pub fn one_step(&self) -> Repeated {
+        self.agreement.plan.events(1)
+    }
+
+    /// Whether `cost` may be spent, by the study and by the site. To be asked before anything is trained.
+    ///
+    /// # Errors
+    /// [`Refusal::Exhausted`], [`Refusal::Unprotected`], [`Refusal::Mixed`], [`Refusal::OtherSteps`] for steps
+    /// that are not those of the agreement, [`Refusal::Accounting`].
+    pub fn admit(&self, standing: &Standing, cost: &Repeated) -> Result<(), Refusal> {
+        self.agreed(cost)?;
+        let ledger = &standing.ledger;
+        let spent = ledger.study(self.study.as_str());
+        let spent = spent.map_err(|mixed| self.mixed(mixed))?;
+        self.hold(Whose::Study, &spent, cost, self.budget)?;
+        if let Some(unprotected) = standing.unprotected.first() {
+            return Err(Refusal::Unprotected {
+                study: self.study.clone(),
+                unprotected: unprotected.clone(),
+            });
+        }
+        let spent = ledger.total().map_err(|mixed| self.mixed(mixed))?;
+        let budget = self.site_budget(standing)?;
+        self.hold(Whose::Site, &spent, cost, budget)
+    }
+
+    /// Whether all that the study agreed to would fit in what is left of the site's budget.
+    ///
+    /// # Errors
+    /// As [`Protection::admit`].
+    pub fn fits_as_a_whole(&self, standing: &Standing) -> Result<(), Refusal> {
+        let spent = standing.ledger.total().map_err(|mixed| self.mixed(mixed))?;
+        let all = self.agreement.events();
+        self.hold(Whose::Site, &spent, &all, self.site_budget(standing)?)
+    }
+
+    /// What the ledger is to hold about an update that was trained for `plan`.
+    ///
+    /// # Errors
+    /// [`Refusal::OtherSteps`] unless the steps are exactly those admitted, with the noise and randomness that
+    /// were agreed.
+    pub fn record(
+        &self,
+        plan: &RoundPlan,
+        admitted: &Repeated,
+        transcript: Transcript,
+        update: Digest,
+    ) -> Result<Record, Refusal> {
+        let settings = self.agreement.plan.settings();
+        if transcript.events != *admitted {
+            return Err(self.other_steps(format!(
+                "{} steps were admitted, {} of another kind or number were taken",
+                admitted.count, transcript.events.count
+            )));
+        }
+        if transcript.unit != settings.unit {
+            return Err(self.other_steps(format!(
+                "the unit is {}, agreed is {}",
+                transcript.unit, settings.unit
+            )));
+        }
+        if transcript.noise_level != settings.noise_level {
+            return Err(self.other_steps(format!(
+                "the noise level is {:?}, agreed is {:?}",
+                transcript.noise_level, settings.noise_level
+            )));
+        }
+        if transcript.randomness == Randomness::SimulationSeeded && !self.simulated {
+            return Err(self.other_steps("noise came from a seed outside of a simulation".into()));
+        }
+        Ok(record(
+            &self.study,
+            plan,
+            transcript,
+            update,
+            Some(self.agreement.delta),
+        ))
+    }
+
+    fn agreed(&self, cost: &Repeated) -> Result<(), Refusal> {
+        let step = self.one_step();
+        if (&cost.event, cost.adjacency) == (&step.event, step.adjacency) && cost.count > 0 {
+            return Ok(());
+        }
+        Err(self.other_steps("the steps of a round are not those of the agreement".into()))
+    }
+
+    fn hold(
+        &self,
+        whose: Whose,
+        spent: &Account,
+        cost: &Repeated,
+        budget: Budget,
+    ) -> Result<(), Refusal> {
+        let unit = self.agreement.plan.settings().unit;
+        match spent.admit(unit, cost, budget) {
+            Ok(_) => Ok(()),
+            Err(NotAdmitted::Exhausted(exhausted)) => Err(Refusal::Exhausted {
+                study: self.study.clone(),
+                whose,
+                exhausted,
+            }),
+            Err(NotAdmitted::Mixed(mixed)) => Err(self.mixed(mixed)),
+            Err(NotAdmitted::Accounting(error)) => Err(error.into()),
+            Err(other) => Err(self.other_steps(other.to_string())),
+        }
+    }
+
+    fn site_budget(&self, standing: &Standing) -> Result<Budget, Refusal> {
+        let delta = standing.delta(self.site.delta, Some(self.agreement.delta));
+        Budget::new(self.site.epsilon, delta).map_err(|error| Refusal::Agreement {
+            study: self.study.clone(),
+            problem: error.to_string(),
+        })
+    }
+
+    fn mixed(&self, mixed: dp_rs::ledger::MixedLedger) -> Refusal {
+        let study = self.study.clone();
+        Refusal::Mixed { study, mixed }
+    }
+
+    fn other_steps(&self, problem: String) -> Refusal {
+        let study = self.study.clone();
+        Refusal::OtherSteps { study, problem }
+    }
+}
+
+/// A record of the update that was trained for `plan`.
+pub(crate) fn record(
+    study: &StudyId,
+    plan: &RoundPlan,
+    transcript: Transcript,
+    update: Digest,
+    delta: Option<f64>,
+) -> Record {
+    Record {
+        study: study.to_string(),
+        round: plan.round,
+        attempt: plan.attempt,
+        purpose: "training".into(),
+        release: Some(update.to_string()),
+        delta,
+        transcript,
+    }
+}

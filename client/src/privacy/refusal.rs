@@ -1,0 +1,238 @@
+//! Why a private study or one of its rounds is not begun, or its result not sent.
+
+use consilium_core::StudyId;
+use consilium_ops::{ExitCode, OperatorError};
+use dp_rs::accounting::AccountingError;
+use dp_rs::ledger::{BrokenLedger, Exhausted, MixedLedger};
+
+/// Whose budget is exhausted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Whose {
+    /// That of one study, as its participants agreed.
+    Study,
+    /// That of this site, over all studies, as its configuration says.
+    Site,
+}
+
+impl std::fmt::Display for Whose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Study => "the study",
+            Self::Site => "this site",
+        })
+    }
+}
+
+/// Why privacy stops the agent. Nothing is trained, or nothing of what was trained is sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The agreement cannot be read, or its steps cost more than it says.
+    #[error("the privacy agreement of this site in study {study} does not hold: {problem}")]
+    Agreement {
+        /// The study.
+        study: StudyId,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The study protects its patients in a way that this program does not know.
+    #[error("study {0} protects its patients in a way that this program does not know")]
+    UnknownMode(StudyId),
+    /// A study without protection, at a site that has set a budget.
+    #[error(
+        "study {0} protects nobody, which is for simulations only; this site has set a privacy budget, and an \
+         update without protection exceeds every budget"
+    )]
+    NoProtection(StudyId),
+    /// The configuration does not say how much this site may spend.
+    #[error(
+        "study {study} spends up to epsilon {epsilon} at delta {delta:e} of this site's patients, and the \
+         configuration does not say how much they may spend in all"
+    )]
+    NoSiteBudget {
+        /// The study.
+        study: StudyId,
+        /// What the study agreed to spend.
+        epsilon: f64,
+        /// At this delta.
+        delta: f64,
+    },
+    /// The next round would cost more than is left.
+    #[error(
+        "the privacy budget of {whose} is exhausted, study {study} halts here: spent epsilon {:.4}, agreed {} at \
+         delta {:e}, remaining {:.4}; what was asked costs {:.4} alone, {:.4} together with what is spent; nothing \
+         was trained",
+        .exhausted.spent, .exhausted.budget.epsilon(), .exhausted.budget.delta(), .exhausted.remaining(),
+        .exhausted.asked, .exhausted.together
+    )]
+    Exhausted {
+        /// The study.
+        study: StudyId,
+        /// Whose budget.
+        whose: Whose,
+        /// Spent, asked, agreed.
+        exhausted: Exhausted,
+    },
+    /// An earlier study sent updates that nothing protected: no number is left that could be kept.
+    #[error(
+        "the privacy budget of this site is exhausted, study {study} halts here: spent epsilon infinity, because \
+         study {unprotected} sent updates without protection from this state folder; nothing was trained"
+    )]
+    Unprotected {
+        /// The study that was asked for.
+        study: StudyId,
+        /// The one without protection.
+        unprotected: StudyId,
+    },
+    /// The study is stated for another unit or adjacency than the ledger.
+    #[error("study {study}: {mixed}")]
+    Mixed {
+        /// The study.
+        study: StudyId,
+        /// What differs.
+        mixed: MixedLedger,
+    },
+    /// The accountant refuses what is in the ledger or was asked.
+    #[error("the privacy ledger cannot be accounted for: {0}")]
+    Accounting(#[from] AccountingError),
+    /// Entries that are not as they were written.
+    #[error("{0}")]
+    BrokenLedger(#[from] BrokenLedger),
+    /// An entry that this program cannot read.
+    #[error("entry {sequence} of the ledger cannot be read: {problem}")]
+    UnreadableEntry {
+        /// Its number.
+        sequence: u64,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Training for a private study that does not say what it released.
+    #[error("study {0} is private, and training does not say what it spends; nothing was sent")]
+    Missing(StudyId),
+    /// Training did other things than were admitted.
+    #[error("training in study {study} did not do what was agreed: {problem}; nothing was sent")]
+    OtherSteps {
+        /// The study.
+        study: StudyId,
+        /// What differs.
+        problem: String,
+    },
+    /// A sealed update without its entry.
+    #[error(
+        "the sealed update of round {round}, attempt {attempt} of study {study} has no entry in the privacy \
+         ledger; nothing was sent"
+    )]
+    NotRecorded {
+        /// The study.
+        study: StudyId,
+        /// The round.
+        round: u32,
+        /// The attempt.
+        attempt: u32,
+    },
+}
+
+impl Refusal {
+    /// Stable code for logs and documents.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Agreement { .. } => "privacy_agreement_broken",
+            Self::UnknownMode(_) => "privacy_mode_unknown",
+            Self::NoProtection(_) => "privacy_unprotected_study",
+            Self::NoSiteBudget { .. } => "privacy_budget_not_set",
+            Self::Exhausted { .. } | Self::Unprotected { .. } => "privacy_budget_exhausted",
+            Self::Mixed { .. } => "privacy_ledger_mixed",
+            Self::Accounting(_) => "privacy_not_accountable",
+            Self::BrokenLedger(_) | Self::UnreadableEntry { .. } => "privacy_ledger_broken",
+            Self::Missing(_) => "privacy_missing",
+            Self::OtherSteps { .. } => "privacy_other_steps",
+            Self::NotRecorded { .. } => "privacy_not_recorded",
+        }
+    }
+
+    fn exit(&self) -> ExitCode {
+        match self {
+            Self::NoSiteBudget { .. } | Self::BrokenLedger(_) | Self::UnreadableEntry { .. } => {
+                ExitCode::Configuration
+            }
+            _ => ExitCode::Refused,
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::Agreement { .. } | Self::UnknownMode(_) | Self::Accounting(_) => {
+                "ask the coordinator for a corrected study; nothing was accepted".into()
+            }
+            Self::NoProtection(_) => "ask the coordinator for a study with private steps; a site whose records are \
+                  generated or public may leave out [privacy]"
+                .into(),
+            Self::NoSiteBudget { epsilon, .. } => format!(
+                "agree on a number with your data-protection officer, and add to the configuration:\n\
+                 [privacy]\nepsilon = {epsilon}"
+            ),
+            Self::Exhausted {
+                whose: Whose::Study,
+                ..
+            } => "nothing more can be spent in this study; `consilium-site privacy show` lists what was".into(),
+            Self::Exhausted {
+                whose: Whose::Site, ..
+            } => "`consilium-site privacy show` lists what was spent; only your data-protection officer may \
+                  raise privacy.epsilon in the configuration"
+                .into(),
+            Self::Unprotected { .. } => "use a state folder of its own for simulations; the patients of that \
+                  study, if there were any, have no protection left to spend"
+                .into(),
+            Self::Mixed { .. } => {
+                "ask the coordinator to state the study for the unit and adjacency of this site's ledger".into()
+            }
+            Self::BrokenLedger(_) | Self::UnreadableEntry { .. } => {
+                "restore the state folder from a backup that holds every entry, and tell your data-protection \
+                 officer; this site does not train before"
+                    .into()
+            }
+            Self::Missing(_) | Self::OtherSteps { .. } | Self::NotRecorded { .. } => {
+                "this is a bug in the training code; report it".into()
+            }
+        }
+    }
+}
+
+impl From<Refusal> for OperatorError {
+    fn from(refusal: Refusal) -> Self {
+        let error = Self::new(
+            refusal.exit(),
+            refusal.code(),
+            refusal.to_string(),
+            refusal.hint(),
+        );
+        match &refusal {
+            Refusal::Exhausted {
+                study,
+                whose,
+                exhausted,
+            } => error.with_details(&serde_json::json!({
+                "study": study,
+                "budget_of": whose,
+                "spent": number(exhausted.spent),
+                "asked": number(exhausted.asked),
+                "together": number(exhausted.together),
+                "agreed": exhausted.budget.epsilon(),
+                "remaining": exhausted.remaining(),
+                "delta": exhausted.budget.delta(),
+            })),
+            _ => error,
+        }
+    }
+}
+
+/// JSON has no infinity.
+fn number(epsilon: f64) -> serde_json::Value {
+    if epsilon.is_finite() {
+        epsilon.into()
+    } else {
+        "infinity".into()
+    }
+}
