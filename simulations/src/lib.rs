@@ -17,6 +17,7 @@ pub mod federation;
 pub mod outcome;
 pub mod plots;
 pub mod prepare;
+pub mod privacy;
 pub mod progress;
 pub mod report;
 pub mod run_folder;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use consilium::errors::refused_cohort;
 use consilium::scenario::Loaded;
-use consilium::{cohorts, demo, evaluate, prepare, simulate};
+use consilium::{cohorts, demo, evaluate, prepare, privacy, simulate};
 use consilium_core::SiteId;
 use consilium_core::clock::{Clock as _, SystemClock};
 use consilium_models::{DeviceChoice, Version};
@@ -82,6 +82,21 @@ enum Command {
     /// The built-in networks.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// What training costs in privacy, and which training meets a target.
+    #[command(subcommand)]
+    Privacy(PrivacyCommand),
+}
+
+#[derive(Subcommand)]
+enum PrivacyCommand {
+    /// Print the epsilon of a plan, or of a file of events.
+    ///
+    /// Example: consilium privacy epsilon --noise-multiplier 1.1 --sampling-rate 0.02 --steps 500 --delta 1e-5
+    Epsilon(privacy::EpsilonArguments),
+    /// Print the plan that meets a target: the one of noise, rate and steps that is left out.
+    ///
+    /// Example: consilium privacy calibrate --epsilon 3 --delta 1e-5 --sampling-rate 0.02 --steps 500
+    Calibrate(privacy::CalibrateArguments),
 }
 
 #[derive(Subcommand)]
@@ -280,6 +295,19 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             )
             .with_details(&findings)
             .at(manifest.display()))
+        }
+        Command::Privacy(PrivacyCommand::Epsilon(arguments)) => {
+            output::print(
+                format,
+                &privacy::epsilon(&arguments)?,
+                privacy::Cost::to_text,
+            );
+            Ok(())
+        }
+        Command::Privacy(PrivacyCommand::Calibrate(arguments)) => {
+            let found = privacy::calibrate(&arguments)?;
+            output::print(format, &found, privacy::Calibration::to_text);
+            Ok(())
         }
         Command::Model(ModelCommand::List) => {
             output::print(format, &["ehpal-net"], |names| names.join("\n"));
