@@ -11,6 +11,7 @@ use consilium_core::{Digest, ModelVector, Participant, RoundPlan, SiteId, Study}
 use consilium_rounds::{Assignment, Coordination, Effect, Event, Participation, SiteEffect};
 use consilium_site::work::{LocalWork, Progress, WorkError};
 use consilium_strategies::average;
+use dp_rs::plan::Transcript;
 
 /// What a watcher is told while the federation runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +79,7 @@ struct LocalSite {
     local: ModelVector,
     /// Update and local groups of the sealed attempt.
     sealed: Option<(ModelVector, ModelVector)>,
+    released: Vec<Transcript>,
     work: Box<dyn LocalWork>,
     traffic: Traffic,
 }
@@ -90,6 +92,8 @@ pub struct Finished {
     pub local: BTreeMap<SiteId, ModelVector>,
     /// Bytes per site.
     pub traffic: BTreeMap<SiteId, Traffic>,
+    /// Per site what every attempt at a round released; empty where training is not private.
+    pub released: BTreeMap<SiteId, Vec<Transcript>>,
     /// Every round, as the server recorded it.
     pub coordination: Coordination,
     /// The sites' work, for evaluation.
@@ -121,6 +125,7 @@ pub fn run(
                 participation: Participation::new(study),
                 local: work.initial_local(),
                 sealed: None,
+                released: Vec::new(),
                 work,
                 traffic: Traffic::default(),
             }
@@ -154,6 +159,7 @@ pub fn run(
         global: server.global,
         local: BTreeMap::new(),
         traffic: BTreeMap::new(),
+        released: BTreeMap::new(),
         coordination: server.coordination,
         work: BTreeMap::new(),
     };
@@ -161,6 +167,7 @@ pub fn run(
         let name = site.participant.site;
         finished.local.insert(name.clone(), site.local);
         finished.traffic.insert(name.clone(), site.traffic);
+        finished.released.insert(name.clone(), site.released);
         finished.work.insert(name, site.work);
     }
     Ok(finished)
@@ -284,6 +291,7 @@ impl LocalSite {
                 site: site.clone(),
                 error,
             })?;
+        self.released.extend(trained.privacy);
         self.participation.seal(plan, trained.update.sha256());
         self.sealed = Some((trained.update, trained.local));
         Ok(())

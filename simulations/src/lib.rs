@@ -18,6 +18,8 @@ pub mod outcome;
 pub mod plots;
 pub mod prepare;
 pub mod privacy;
+pub mod privacy_report;
+pub mod privacy_section;
 pub mod progress;
 pub mod report;
 pub mod run_folder;

@@ -4,6 +4,8 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use consilium_core::{Digest, GroupName, SiteId};
 use serde::Serialize;
 
+use crate::privacy_report::PrivacyRow;
+
 /// One site's line of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SiteRow {
@@ -25,6 +27,12 @@ pub struct SiteRow {
     pub metric: String,
     /// The federated model on the test part.
     pub federated: Option<f64>,
+    /// What it cost the patients of this site, where training was private.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacyRow>,
+    /// The same federation with nothing protected; only beside a private one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unprotected: Option<f64>,
     /// The same model trained at this site alone, with as many steps on its own data.
     pub local: Option<f64>,
     /// A constant prediction.
@@ -64,32 +72,46 @@ impl Outcome {
     /// The table and what belongs under it.
     #[must_use]
     pub fn to_text(&self) -> String {
+        let private = self.is_private();
         let mut table = Table::new();
-        table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
+        let mut header = vec![
             "site",
             "cohort",
             "task",
             "train/test",
             "metric",
             "federated",
-            "local",
-            "constant",
-            "difference [95 %]",
-            "shared",
-        ]);
+        ];
+        if private {
+            header.extend(["\u{3b5}", "not private"]);
+        }
+        header.extend(["local", "constant", "difference [95 %]", "shared"]);
+        table
+            .load_style(presets::UTF8_FULL_CONDENSED)
+            .set_header(header);
         for row in &self.sites {
-            table.add_row([
+            let mut cells = vec![
                 Cell::new(&row.site),
                 Cell::new(format!("{} ({})", row.modality, row.origin)),
                 Cell::new(&row.task),
                 right(format!("{}/{} {}s", row.train, row.test, row.unit)),
                 Cell::new(&row.metric),
                 right(number(row.federated)),
+            ];
+            if private {
+                let epsilon = row.privacy.as_ref().map(|privacy| privacy.epsilon);
+                cells.push(right(
+                    epsilon.map_or("infinite".into(), |epsilon| format!("{epsilon:.2}")),
+                ));
+                cells.push(right(number(row.unprotected)));
+            }
+            cells.extend([
                 right(number(row.local)),
                 right(number(row.constant)),
                 right(difference(row)),
                 Cell::new(shared(row)),
             ]);
+            table.add_row(cells);
         }
         let mut text = table.to_string();
         text.push('\n');
@@ -100,8 +122,60 @@ impl Outcome {
         text
     }
 
+    /// Whether patients were protected.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.sites.iter().any(|row| row.privacy.is_some())
+    }
+
+    /// What is guaranteed, in the words of `differential-privacy.md` section 7.12.
+    fn privacy_notes(&self) -> Vec<String> {
+        let rows: Vec<&PrivacyRow> = self
+            .sites
+            .iter()
+            .filter_map(|row| row.privacy.as_ref())
+            .collect();
+        let Some(first) = rows.first() else {
+            return vec!["NOT PRIVATE: what the sites sent was neither clipped nor noised; for simulations only.".into()];
+        };
+        let range = |pick: fn(&PrivacyRow) -> f64| {
+            let least = rows
+                .iter()
+                .map(|row| pick(row))
+                .fold(f64::INFINITY, f64::min);
+            let most = rows.iter().map(|row| pick(row)).fold(0.0, f64::max);
+            (least, most)
+        };
+        let ((e0, e1), (d0, d1)) = (range(|row| row.epsilon), range(|row| row.delta));
+        let ((s0, s1), (q0, q1)) = (
+            range(|row| row.noise_multiplier),
+            range(|row| row.sampling_rate),
+        );
+        let units: std::collections::BTreeSet<&str> =
+            rows.iter().map(|row| row.unit.as_str()).collect();
+        let units = units.into_iter().collect::<Vec<_>>().join(" or ");
+        let mut notes = vec![format!(
+            "\u{3b5} {e0:.2} to {e1:.2} at \u{3b4} {d0:.1e} to {d1:.1e}; unit {units}, adjacency {}, Poisson-subsampled \
+             Gaussian, noise multiplier {s0:.2} to {s1:.2}, sampling rate {q0:.3} to {q1:.3}, accountant PLD \
+             (cross-check RDP in privacy.csv); scope: the updates of all rounds.",
+            first.adjacency
+        )];
+        notes.push(
+            "Conditional on preprocessing: scaling and imputation were fitted on the training part outside \u{3b5}. \
+             Not private: the same federation without noise; local: trained alone without noise, nothing leaves."
+                .into(),
+        );
+        if rows
+            .iter()
+            .any(|row| row.randomness == dp_rs::noise::Randomness::SimulationSeeded)
+        {
+            notes.push("SIMULATION: seeded noise can be repeated by anybody who has the seed and protects nobody.".into());
+        }
+        notes
+    }
+
     fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes = self.privacy_notes();
         if self.sites.iter().any(|row| row.origin == "simulated") {
             notes.push(
                 "Cohorts marked (simulated) are generated; no patient is behind them.".into(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use consilium_core::study::{
-    Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, Randomness, Schedule,
+    Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, PrivacyMode, Randomness, Schedule,
     WeightRule,
 };
 use consilium_core::{
@@ -223,6 +223,18 @@ impl Loaded {
     #[must_use]
     pub fn initial_federated(&self) -> ModelVector {
         self.initial.restricted_to(&self.study.federated_groups())
+    }
+
+    /// The same study with nothing protected, for comparison in a simulation; the study itself where it protects
+    /// nothing.
+    #[must_use]
+    pub fn unprotected_study(&self) -> Study {
+        let mut study = self.study.clone();
+        study.privacy = PrivacyMode::NoneSimulationOnly;
+        for participant in &mut study.sites {
+            participant.privacy = None;
+        }
+        study
     }
 
     /// The site's cohort.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use consilium_core::clock::{Clock as _, SystemClock};
-use consilium_core::{ModelVector, SiteId};
+use consilium_core::study::PrivacyMode;
+use consilium_core::{ModelVector, SiteId, Study};
 use consilium_data::{Cohort, Part};
 use consilium_models::{DeviceChoice, Prediction};
 use consilium_ops::OperatorError;
@@ -16,6 +17,7 @@ use consilium_site::work::{LocalWork, MetricValue};
 use crate::errors::{failed_federation, failed_work};
 use crate::federation::{self, Finished, Told, each_in_threads};
 use crate::outcome::{Outcome, SiteRow};
+use crate::privacy_report::{self, PrivacyRow};
 use crate::progress::Watch;
 use crate::run_folder::{CommunicationRow, MetricRow, RunFolder, RunManifest, SiteRecord};
 use crate::scenario::Loaded;
@@ -41,6 +43,9 @@ struct Site {
 /// Arm of the federated model, as in `metrics.csv`.
 pub const FEDERATED: &str = "federated:fedavg";
 
+/// Arm of the same federation with nothing protected, beside a private one.
+pub const UNPROTECTED: &str = "unprotected:fedavg";
+
 /// Runs a scenario and writes the run folder.
 ///
 /// # Errors
@@ -52,7 +57,7 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     // Everything that can be refused is refused before the first file is written.
     RunFolder::refuse_finished(&options.out).map_err(at_folder)?;
     let sites = cohorts(loaded, options.threads)?;
-    let work = works(loaded, &sites, options)?;
+    let work = works(&loaded.study, &sites, options)?;
     let folder = RunFolder::create(&options.out).map_err(at_folder)?;
     let watch = Watch::new(&loaded.study, folder);
 
@@ -67,19 +72,45 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     )
     .map_err(failed_federation)?;
 
+    let unprotected = if loaded.study.privacy == PrivacyMode::PrivateSteps {
+        watch.stage("the same without privacy, for comparison");
+        let study = loaded.unprotected_study();
+        let work = works(&study, &sites, options)?;
+        let initial = loaded.initial_federated();
+        // Its rounds are not the run's: nobody is told.
+        let other = federation::run(&study, &initial, work, options.threads, &|_| ());
+        Some(other.map_err(failed_federation)?)
+    } else {
+        None
+    };
+
     watch.stage("local training, site by site");
-    let measured = measure_all(loaded, &sites, &mut finished, options, &watch)?;
+    let measured = measure_all(
+        loaded,
+        &sites,
+        (&mut finished, unprotected.as_ref()),
+        options,
+        &watch,
+    )?;
+    let privacy = privacy_report::rows(&loaded.study, &finished.released)?;
 
     let outcome = outcome(
         loaded,
         &sites,
         &finished,
         &measured,
+        &privacy,
         clock.elapsed().as_secs_f64(),
     );
     watch.done();
     write(
-        loaded, &sites, &finished, &measured, &outcome, watch, started,
+        loaded,
+        &sites,
+        &finished,
+        &measured,
+        (&outcome, &privacy),
+        watch,
+        started,
     )
     .map_err(at_folder)?;
     Ok(outcome)
@@ -105,7 +136,7 @@ fn cohorts(loaded: &Loaded, threads: usize) -> Result<Vec<Site>, OperatorError> 
 }
 
 fn works(
-    loaded: &Loaded,
+    study: &Study,
     sites: &[Site],
     options: &Options,
 ) -> Result<BTreeMap<SiteId, Box<dyn LocalWork>>, OperatorError> {
@@ -113,28 +144,24 @@ fn works(
     for site in sites {
         works.insert(
             site.name.clone(),
-            Box::new(training(loaded, site, options.device)?),
+            Box::new(training(study, site, options.device)?),
         );
     }
     Ok(works)
 }
 
 fn training(
-    loaded: &Loaded,
+    study: &Study,
     site: &Site,
     device: DeviceChoice,
 ) -> Result<SiteTraining, OperatorError> {
     // A scenario's sites are the study's participants.
-    let participant = loaded
-        .study
-        .participant(&site.name)
-        .cloned()
-        .ok_or_else(|| {
-            OperatorError::configuration("scenario_site", format!("no site {}", site.name), "")
-        })?;
+    let participant = study.participant(&site.name).cloned().ok_or_else(|| {
+        OperatorError::configuration("scenario_site", format!("no site {}", site.name), "")
+    })?;
     let at_site = |error| failed_work(error).at(format!("site {}", site.name));
     let records = SiteRecords::of_parts(&site.cohort).map_err(at_site)?;
-    SiteTraining::new(&loaded.study, &participant, &site.cohort, records, device).map_err(at_site)
+    SiteTraining::new(study, &participant, &site.cohort, records, device).map_err(at_site)
 }
 
 /// Everything measured at one site.
@@ -146,15 +173,20 @@ struct Measured {
 fn measure_all(
     loaded: &Loaded,
     sites: &[Site],
-    finished: &mut Finished,
+    (finished, unprotected): (&mut Finished, Option<&Finished>),
     options: &Options,
     watch: &Watch,
 ) -> Result<Vec<Measured>, OperatorError> {
+    // Alone, nothing leaves a site and nothing needs noise.
+    let study = loaded.unprotected_study();
     // Not the same objects as in the federation: the local arm must owe nothing to it.
     let mut jobs = Vec::new();
     for site in sites {
-        let mut model = finished.global.clone();
-        model.extend(&finished.local[&site.name]);
+        let joined = |finished: &Finished| {
+            let mut model = finished.global.clone();
+            model.extend(&finished.local[&site.name]);
+            model
+        };
         let held: Vec<_> = loaded
             .study
             .participant(&site.name)
@@ -162,34 +194,39 @@ fn measure_all(
             .into_iter()
             .flatten()
             .collect();
-        jobs.push((site, model.restricted_to(&held)));
+        let mut models = vec![(FEDERATED, joined(finished).restricted_to(&held))];
+        if let Some(other) = unprotected {
+            models.push((UNPROTECTED, joined(other).restricted_to(&held)));
+        }
+        jobs.push((site, models));
     }
-    each_in_threads(jobs, options.threads, |(site, federated)| {
-        measure(loaded, site, &federated, options.device, watch)
+    each_in_threads(jobs, options.threads, |(site, models)| {
+        measure(&study, site, models, options.device, watch)
     })
     .into_iter()
     .collect()
 }
 
 fn measure(
-    loaded: &Loaded,
+    study: &Study,
     site: &Site,
-    federated: &ModelVector,
+    mut models: Vec<(&'static str, ModelVector)>,
     device: DeviceChoice,
     watch: &Watch,
 ) -> Result<Measured, OperatorError> {
     let at_site = |error| failed_work(error).at(format!("site {}", site.name));
-    let mut training = training(loaded, site, device)?;
+    let mut training = training(study, site, device)?;
     let local = training
         .train_alone(&mut |progress| watch.local(&site.name, progress))
         .map_err(at_site)?;
+    models.push(("local", local.clone()));
     let mut arms = Vec::new();
-    for (arm, model) in [(FEDERATED, federated), ("local", &local)] {
+    for (arm, model) in &models {
         let mut values = Vec::new();
         for part in Part::ALL {
             values.extend(training.evaluate_on(model, part).map_err(at_site)?);
         }
-        arms.push((arm, values));
+        arms.push((*arm, values));
     }
     let targets = training.targets_of(Part::Test);
     let train_targets = training.targets_of(Part::Train);
@@ -198,7 +235,7 @@ fn measure(
     let mut predict = |model: &ModelVector| -> Result<Vec<Prediction>, OperatorError> {
         training.predict(model, Part::Test, 0).map_err(at_site)
     };
-    let (one, other) = (predict(federated)?, predict(&local)?);
+    let (one, other) = (predict(&models[0].1)?, predict(&local)?);
     let patients: Vec<u32> = training
         .records()
         .test
@@ -206,7 +243,7 @@ fn measure(
         .map(|&record| training.records().examples.patient[record])
         .collect();
     let difference = compare::bootstrap_difference(
-        loaded.study.seed(),
+        study.seed(),
         site.name.as_str(),
         training.task(),
         &targets,
@@ -231,21 +268,22 @@ fn outcome(
     sites: &[Site],
     finished: &Finished,
     measured: &[Measured],
+    privacy: &[PrivacyRow],
     seconds: f64,
 ) -> Outcome {
     let rows = sites.iter().zip(measured).map(|(site, measured)| {
         let section = &loaded.scenario.sites[&site.name];
         let metric = primary_metric(&loaded.scenario.ehpal_net.tasks[&section.task]);
         let participant = loaded.study.participant(&site.name);
-        let groups = |pick: fn(&consilium_core::Study, &consilium_core::Participant) -> _| {
+        let groups = |pick: fn(&Study, &consilium_core::Participant) -> _| {
             participant
                 .map(|participant| pick(&loaded.study, participant))
                 .into_iter()
                 .flat_map(|groups: std::collections::BTreeSet<_>| groups)
                 .collect()
         };
-        let [federated, local, constant] =
-            [FEDERATED, "local", "constant"].map(|arm| measured.value(arm, metric));
+        let [federated, unprotected, local, constant] =
+            [FEDERATED, UNPROTECTED, "local", "constant"].map(|arm| measured.value(arm, metric));
         SiteRow {
             site: site.name.clone(),
             modality: section.modality.to_string(),
@@ -256,6 +294,8 @@ fn outcome(
             test: site.cohort.patients_in(Part::Test),
             metric: metric.into(),
             federated,
+            privacy: privacy.iter().rfind(|row| row.site == site.name).cloned(),
+            unprotected,
             local,
             constant,
             difference: federated.zip(local).map(|(one, other)| one - other),
@@ -281,7 +321,7 @@ fn write(
     sites: &[Site],
     finished: &Finished,
     measured: &[Measured],
-    outcome: &Outcome,
+    (outcome, privacy): (&Outcome, &[PrivacyRow]),
     watch: Watch,
     started: u64,
 ) -> io::Result<()> {
@@ -318,6 +358,9 @@ fn write(
     folder.write("study.json", &serde_json::to_vec(&loaded.study)?)?;
     folder.write_csv("metrics.csv", &metrics)?;
     folder.write_csv("communication.csv", &communication)?;
+    if !privacy.is_empty() {
+        folder.write_csv("privacy.csv", privacy)?;
+    }
     folder.write_model(&finished.global, &loaded.study.manifest)?;
     folder.write("plots/comparison.svg", figure.as_bytes())?;
     folder.write(

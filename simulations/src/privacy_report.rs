@@ -1,0 +1,120 @@
+//! What the private steps of a run cost each site, round by round.
+
+use std::collections::BTreeMap;
+
+use consilium_core::{SiteId, Study};
+use consilium_ops::OperatorError;
+use dp_rs::accounting::{Accountant, Profile};
+use dp_rs::agreement::Agreement;
+use dp_rs::event::Mechanism;
+use dp_rs::noise::{NoiseLevel, Randomness};
+use dp_rs::plan::Transcript;
+use serde::Serialize;
+
+/// One site after one round: a line of `privacy.csv`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PrivacyRow {
+    /// Rounds so far, failed attempts included.
+    pub round: u32,
+    /// The site.
+    pub site: SiteId,
+    /// What is protected: `patient` or `record`.
+    pub unit: String,
+    /// Which data sets are neighbours.
+    pub adjacency: String,
+    /// Probability with which the guarantee may fail.
+    pub delta: f64,
+    /// `pld`.
+    pub accountant: String,
+    /// Spent so far.
+    pub epsilon: f64,
+    /// The same by the cross-check, Renyi divergences.
+    pub rdp_epsilon: f64,
+    /// Standard deviation of the noise / clip norm.
+    pub noise_multiplier: f64,
+    /// Probability that a unit takes part in a step.
+    pub sampling_rate: f64,
+    /// Steps so far.
+    pub steps: u64,
+    /// How far the noise can be trusted.
+    pub noise_level: NoiseLevel,
+    /// `simulation-seeded` noise protects nobody.
+    pub randomness: Randomness,
+}
+
+/// The cost after every round at every site, in the order of rounds.
+///
+/// # Errors
+/// [`OperatorError`] when the accountant refuses what was released: a bug.
+pub fn rows(
+    study: &Study,
+    released: &BTreeMap<SiteId, Vec<Transcript>>,
+) -> Result<Vec<PrivacyRow>, OperatorError> {
+    let mut rows = Vec::new();
+    // Sites of one kind often have the same plan.
+    let mut known = Vec::new();
+    for (site, transcripts) in released {
+        let agreement = study
+            .participant(site)
+            .and_then(|participant| participant.privacy.clone())
+            .and_then(|agreement| serde_json::from_value::<Agreement>(agreement).ok());
+        let Some(agreement) = agreement else { continue };
+        let delta = agreement.delta;
+        let mut so_far = Vec::new();
+        for (index, transcript) in transcripts.iter().enumerate() {
+            so_far.push(transcript.events.clone());
+            let found = known
+                .iter()
+                .find(|(events, at, _)| *events == so_far && *at == delta);
+            let [epsilon, rdp_epsilon] = match found {
+                Some((_, _, found)) => *found,
+                None => {
+                    let found = both(&so_far, transcript, delta)?;
+                    known.push((so_far.clone(), delta, found));
+                    found
+                }
+            };
+            let (noise_multiplier, sampling_rate) = match transcript.events.event.mechanism() {
+                Mechanism::PoissonGaussian {
+                    noise_multiplier,
+                    sampling_rate,
+                } => (*noise_multiplier, *sampling_rate),
+                _ => (f64::NAN, f64::NAN),
+            };
+            rows.push(PrivacyRow {
+                round: index as u32 + 1,
+                site: site.clone(),
+                unit: transcript.unit.to_string(),
+                adjacency: transcript.events.adjacency.to_string(),
+                delta,
+                accountant: "pld".into(),
+                epsilon,
+                rdp_epsilon,
+                noise_multiplier,
+                sampling_rate,
+                steps: so_far.iter().map(|events| events.count).sum(),
+                noise_level: transcript.noise_level,
+                randomness: transcript.randomness,
+            });
+        }
+    }
+    rows.sort_by_key(|row| row.round);
+    Ok(rows)
+}
+
+fn both(
+    events: &[dp_rs::event::Repeated],
+    transcript: &Transcript,
+    delta: f64,
+) -> Result<[f64; 2], OperatorError> {
+    let refused = |error: dp_rs::accounting::AccountingError| {
+        OperatorError::failed(
+            "privacy_accounting",
+            error.to_string(),
+            "report this as a bug",
+        )
+    };
+    let profile = Profile::of(events, transcript.events.adjacency).map_err(refused)?;
+    let [pld, rdp] = [Accountant::Pld, Accountant::Rdp].map(|by| profile.epsilon_by(by, delta));
+    Ok([pld.map_err(refused)?.epsilon, rdp.map_err(refused)?.epsilon])
+}
