@@ -23,6 +23,8 @@ pub struct Deployment {
     pub initial_model: PathBuf,
     /// Per site its `cohort.toml`.
     pub cohorts: BTreeMap<SiteId, PathBuf>,
+    /// Per site what the study may spend of its patients' privacy; nothing where the study protects nobody.
+    epsilons: BTreeMap<SiteId, f64>,
 }
 
 /// Writes what the separate programs need to `folder`, but for their configuration. Generated cohorts are written out as files; others
@@ -71,6 +73,11 @@ pub fn prepare(loaded: &Loaded, folder: &Path) -> Result<Deployment, OperatorErr
         study: write("study.json", &study)?,
         initial_model: write("initial.safetensors", &initial)?,
         cohorts,
+        epsilons: loaded
+            .agreements()
+            .into_iter()
+            .map(|(site, agreed)| (site, agreed.epsilon))
+            .collect(),
     })
 }
 
@@ -113,9 +120,16 @@ impl Deployment {
         patience: &str,
         device: DeviceChoice,
     ) -> Result<PathBuf, OperatorError> {
+        // In a deployment that is prepared for one study, the site's budget is the study's, rounded up.
+        let budget = self.epsilons.get(site).map_or_else(String::new, |epsilon| {
+            format!(
+                "[privacy]\nepsilon = {:?}\n\n",
+                (epsilon * 100.0).ceil() / 100.0
+            )
+        });
         let text = format!(
             "site = \"{site}\"\nstudy = \"{}\"\ncohort = {}\nstate = \"state/{site}\"\ndevice = \"{device}\"\n\n\
-             [server]\naddress = \"{address}\"\nname = \"localhost\"\npatience = \"{patience}\"\n\n{}",
+             [server]\naddress = \"{address}\"\nname = \"localhost\"\npatience = \"{patience}\"\n\n{budget}{}",
             self.name,
             self.quoted(&self.cohorts[site]),
             identity(site.as_str()),

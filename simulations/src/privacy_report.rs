@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use consilium_core::{SiteId, Study};
+use consilium_core::SiteId;
 use consilium_ops::OperatorError;
 use dp_rs::accounting::{Accountant, Profile};
 use dp_rs::agreement::Agreement;
@@ -47,18 +47,16 @@ pub struct PrivacyRow {
 /// # Errors
 /// [`OperatorError`] when the accountant refuses what was released: a bug.
 pub fn rows(
-    study: &Study,
+    agreements: &BTreeMap<SiteId, Agreement>,
     released: &BTreeMap<SiteId, Vec<Transcript>>,
 ) -> Result<Vec<PrivacyRow>, OperatorError> {
     let mut rows = Vec::new();
     // Sites of one kind often have the same plan.
     let mut known = Vec::new();
     for (site, transcripts) in released {
-        let agreement = study
-            .participant(site)
-            .and_then(|participant| participant.privacy.clone())
-            .and_then(|agreement| serde_json::from_value::<Agreement>(agreement).ok());
-        let Some(agreement) = agreement else { continue };
+        let Some(agreement) = agreements.get(site) else {
+            continue;
+        };
         let delta = agreement.delta;
         let mut so_far = Vec::new();
         for (index, transcript) in transcripts.iter().enumerate() {

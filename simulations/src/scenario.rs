@@ -17,6 +17,7 @@ use consilium_models::{DeviceChoice, EhpalNet, NormKind, SiteNetwork};
 use consilium_ops::OperatorError;
 use consilium_ops::units::Seconds;
 use consilium_site::training::TrainingSettings;
+use dp_rs::agreement::Agreement;
 use dp_rs::plan::Unit;
 use serde::{Deserialize, Serialize};
 
@@ -223,6 +224,18 @@ impl Loaded {
     #[must_use]
     pub fn initial_federated(&self) -> ModelVector {
         self.initial.restricted_to(&self.study.federated_groups())
+    }
+
+    /// What every site agreed to; empty where nothing is protected.
+    #[must_use]
+    pub fn agreements(&self) -> BTreeMap<SiteId, Agreement> {
+        let read = |participant: &Participant| {
+            let agreement = participant.privacy.clone()?;
+            // Cannot fail: it was written from an agreement when the scenario was resolved.
+            let agreement = serde_json::from_value(agreement).expect("an agreement");
+            Some((participant.site.clone(), agreement))
+        };
+        self.study.sites.iter().filter_map(read).collect()
     }
 
     /// The same study with nothing protected, for comparison in a simulation; the study itself where it protects

@@ -92,7 +92,7 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
         options,
         &watch,
     )?;
-    let privacy = privacy_report::rows(&loaded.study, &finished.released)?;
+    let privacy = privacy_report::rows(&loaded.agreements(), &finished.released)?;
 
     let outcome = outcome(
         loaded,

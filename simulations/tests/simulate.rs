@@ -34,6 +34,7 @@ fn a_run_folder_explains_itself_and_threads_change_no_byte_of_the_model() {
         "manifest.json",
         "metrics.csv",
         "communication.csv",
+        "privacy.csv",
         "events.jsonl",
         "model.safetensors",
         "plots/comparison.svg",
@@ -42,7 +43,12 @@ fn a_run_folder_explains_itself_and_threads_change_no_byte_of_the_model() {
         let size = std::fs::metadata(one.join(name)).map(|file| file.len());
         assert!(size.is_ok_and(|size| size > 0), "{name}");
     }
-    for name in ["metrics.csv", "communication.csv", "model.safetensors"] {
+    for name in [
+        "metrics.csv",
+        "communication.csv",
+        "privacy.csv",
+        "model.safetensors",
+    ] {
         let read = |folder: &Path| std::fs::read(folder.join(name)).unwrap();
         assert_eq!(read(&one), read(&three), "{name}");
     }
@@ -51,6 +57,39 @@ fn a_run_folder_explains_itself_and_threads_change_no_byte_of_the_model() {
     assert_eq!(resolved.study.digest(), small().study.digest());
     let text = outcome.to_text();
     assert!(text.contains("simulated") && text.contains(&outcome.final_model_sha256.to_string()));
+}
+
+#[test]
+fn a_private_run_spends_what_was_agreed_and_says_what_it_spent() {
+    let folder = tempfile::tempdir().unwrap();
+    let loaded = small();
+    let outcome = run(&loaded, &folder.path().join("run"), 2).unwrap();
+    let agreements = loaded.agreements();
+    assert_eq!(agreements.len(), 3);
+    for row in &outcome.sites {
+        let (spent, agreed) = (row.privacy.as_ref().unwrap(), &agreements[&row.site]);
+        // The agreement covers one round more, for a failed attempt.
+        assert_eq!((spent.steps, agreed.steps), (4, 6));
+        assert!(
+            agreed.epsilon <= 8.0 && agreed.epsilon > 7.99,
+            "{}",
+            agreed.epsilon
+        );
+        assert!(spent.epsilon > 4.0 && spent.epsilon < agreed.epsilon);
+        assert!(spent.rdp_epsilon >= spent.epsilon);
+        assert!(spent.delta <= 1e-5);
+        assert!(row.unprotected.is_some());
+    }
+    let text = outcome.to_text();
+    for said in ["\u{3b5}", "unit patient", "add-remove", "PLD", "SIMULATION"] {
+        assert!(text.contains(said), "{said} is missing in:\n{text}");
+    }
+    let mut open = loaded.scenario.clone();
+    open.privacy.mode = consilium_core::study::PrivacyMode::NoneSimulationOnly;
+    let open = Loaded::resolve(open, folder.path().to_owned()).unwrap();
+    let other = run(&open, &folder.path().join("open"), 2).unwrap();
+    assert!(other.to_text().contains("NOT PRIVATE"));
+    assert_ne!(other.final_model_sha256, outcome.final_model_sha256);
 }
 
 #[test]
