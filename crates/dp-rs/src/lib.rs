@@ -12,3 +12,7 @@ pub mod ledger;
 pub mod noise;
 pub mod plan;
 pub mod sampling;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,7 +7,11 @@
 
 mod sites;
 
-use consilium_models::{DeviceChoice, OptimiserRule, Trainer};
+use consilium_models::{ClipGroups, DeviceChoice, OptimiserRule, PatientGradients, Trainer};
+use dp_rs::adjacency::Adjacency;
+use dp_rs::clipping::ClipRule;
+use dp_rs::noise::{NoiseLevel, RootKey};
+use dp_rs::plan::{Clip, Plan, PlanSettings, Unit};
 use sites::{Site, random, sites, sites_of, spec};
 
 const STEPS: u32 = 3;
@@ -121,4 +125,45 @@ fn the_same_steps_twice_on_the_device_give_the_same_bytes() {
         trainer.network().groups()
     };
     assert_eq!(train(), train());
+}
+
+/// Norms and clipped sums come from one pass over all patients on the processor and from a pass for each
+/// patient here; sampling and noise are drawn on the host, the same for both.
+#[test]
+fn a_private_step_equals_that_of_the_processor() {
+    let [site, ..] = sites();
+    let plan = Plan::new(PlanSettings {
+        unit: Unit::Patient,
+        adjacency: Adjacency::AddRemove,
+        clip: Clip::Fixed(ClipRule::flat(0.5).unwrap()),
+        noise_multiplier: 1e-3,
+        noise_level: NoiseLevel::Hardened,
+        sampling_rate: 1.0,
+        expected_units: 4.0,
+        max_records: 2.try_into().unwrap(),
+    })
+    .unwrap();
+    let views = site.views();
+    let mean = |device| {
+        let trainer = trainer(&site, device);
+        let network = trainer.network();
+        let mut dropout = random("dropout", 0);
+        let gradients: PatientGradients = network
+            .patient_gradients(
+                &site.batch(&views),
+                &[0, 0, 1, 1, 2, 2, 3, 3],
+                |_| true,
+                ClipGroups::All,
+                &mut dropout,
+            )
+            .unwrap();
+        let mut training = plan.begin().unwrap();
+        let mut step = training.step(&RootKey::simulation(1), &[b"step"], 4);
+        step.add(gradients).unwrap();
+        let parameters = network.manifest().tensors.iter().map(|tensor| tensor.len());
+        step.finish(parameters.sum()).unwrap()
+    };
+    let difference = relative(&mean(DeviceChoice::Wgpu), &mean(DeviceChoice::Cpu));
+    println!("private step: {difference:.1e}");
+    assert!(difference < GRADIENT, "{difference:.1e}");
 }
