@@ -238,6 +238,52 @@ fn libm_erfc(x: f64) -> f64 {
 }
 
 #[test]
+fn renyi_divergences_grow_with_the_order_down_to_little_noise() {
+    // Losses in the thousands overflow a plain exponential; a lost term would be a lost cost.
+    let orders = [1.05, 1.5, 2.0, 2.1, 3.0, 3.1, 10.0, 10.9];
+    for noise in [0.02, 0.05, 0.1, 0.3, 1.0, 10.0] {
+        for adjacency in [AddRemove, ReplaceOne] {
+            let ledger = [poisson(noise, 0.1, 1, adjacency)];
+            let curve = RenyiCurve::of(&ledger, &orders).unwrap();
+            assert!(
+                curve.divergences().windows(2).all(|pair| pair[0] < pair[1]),
+                "{curve:?}"
+            );
+        }
+        let several = Event::mixture_of_gaussians(noise, 0.4, 4).unwrap();
+        let ledger = [several.repeated(1, AddRemove)];
+        let curve = RenyiCurve::of(&ledger, &orders).unwrap();
+        assert!(
+            curve.divergences().windows(2).all(|pair| pair[0] < pair[1]),
+            "{curve:?}"
+        );
+    }
+}
+
+#[test]
+fn far_numbers_are_answered_without_panic_or_optimism() {
+    for (noise, rate, steps, delta) in [
+        (0.001, 0.1, 1, 1e-5),
+        (0.05, 0.01, 10, 1e-5),
+        (0.3, 0.5, 1000, 1e-5),
+        (20.0, 0.999_999, 100, 1e-5),
+        (5.0, 1e-7, 1_000_000, 1e-6),
+        (1000.0, 0.5, 10, 1e-5),
+        (1e6, 1e-9, 1, 1e-300),
+        (1.0, 0.01, 1000, 0.999),
+    ] {
+        for adjacency in [AddRemove, ReplaceOne] {
+            let ledger = [poisson(noise, rate, steps, adjacency)];
+            let (tight, loose) = (losses(&ledger).epsilon(delta).value, renyi(&ledger, delta));
+            assert!(
+                tight >= 0.0 && tight <= loose * 1.0001 + 1e-6,
+                "{noise} {rate} {steps}: {tight} {loose}"
+            );
+        }
+    }
+}
+
+#[test]
 fn sharing_one_sample_is_not_two_samples() {
     let joint = losses(&[poisson(1.0, 0.02, 500, AddRemove)])
         .epsilon(1e-5)

@@ -28,6 +28,9 @@ pub(crate) enum Loss {
     Curve(Curve),
 }
 
+/// Below this noise multiplier sampling is ignored, which is never optimistic; epsilons are in the
+/// thousands.
+const NEGLIGIBLE_NOISE: f64 = 1e-2;
 /// Largest shift, in units of the noise's deviation, that is worth enumerating.
 const MAX_SHIFT_IN_DEVIATIONS: f64 = 100.0;
 /// Largest deviation, in grid units, of a discrete Gaussian that is enumerated.
@@ -69,8 +72,8 @@ pub(crate) fn dominating(event: &Event, adjacency: Adjacency) -> Result<Loss, Ac
                     "mixture-of-gaussians",
                     "no dominating pair is known for it; state the guarantee for add-remove or zero-out",
                 );
-            } else if *noise_multiplier == 0.0 {
-                Loss::Unbounded
+            } else if *noise_multiplier < NEGLIGIBLE_NOISE {
+                normal(shift, *noise_multiplier)
             } else {
                 pair(Pair::several(
                     *sampling_rate,
@@ -242,7 +245,7 @@ fn poisson(noise: f64, rate: f64, adjacency: Adjacency) -> Loss {
     let sensitivity = adjacency.sensitivity_in_clip_norms();
     if rate == 0.0 {
         Loss::None
-    } else if rate == 1.0 || noise == 0.0 {
+    } else if rate == 1.0 || noise < NEGLIGIBLE_NOISE {
         normal(sensitivity, noise)
     } else if adjacency == Adjacency::ReplaceOne {
         pair(Pair::exchange(rate, sensitivity, noise))

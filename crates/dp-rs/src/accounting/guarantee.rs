@@ -197,14 +197,12 @@ impl Profile {
 }
 
 impl std::fmt::Display for Guarantee {
-    /// The sentence of a report, without unit and scope.
+    /// The sentence of a report, without unit and scope; epsilon is rounded up, never down.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
-            epsilon,
-            delta,
-            adjacency,
-            ..
+            delta, adjacency, ..
         } = self;
+        let epsilon = (self.epsilon * 1e4).ceil() / 1e4;
         write!(
             f,
             "(eps, delta) = ({epsilon:.4}, {delta:e}), adjacency {adjacency}, accountant "

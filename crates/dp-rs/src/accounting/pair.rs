@@ -146,6 +146,18 @@ impl Pair {
         }
     }
 
+    /// Number of Gaussians in both mixtures.
+    pub fn components(&self) -> usize {
+        self.upper.0.len() + self.lower.0.len()
+    }
+
+    /// Largest distance of two means, in deviations: what remains without sampling.
+    pub fn largest_mu(&self) -> f64 {
+        let up = self.upper.largest() - self.lower.smallest();
+        let down = self.lower.largest() - self.upper.smallest();
+        up.max(down) / self.deviation
+    }
+
     /// Densities and slope at an outcome.
     pub fn at(&self, x: f64) -> Outcome {
         let precision = 1.0 / (self.deviation * self.deviation);
@@ -180,10 +192,11 @@ impl Pair {
         } else {
             (&self.lower, &self.upper)
         };
-        let excess = order - 1.0;
+        let rest = 1.0 - order;
+        let ends = [second.smallest(), second.largest()].map(|mean| rest * mean);
         (
-            order * first.smallest() - excess * second.largest() - margin,
-            order * first.largest() - excess * second.smallest() + margin,
+            order * first.smallest() + ends[0].min(ends[1]) - margin,
+            order * first.largest() + ends[0].max(ends[1]) + margin,
         )
     }
 

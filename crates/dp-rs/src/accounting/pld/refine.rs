@@ -7,8 +7,10 @@ use crate::accounting::dominating::Loss;
 
 /// The grid adds at most this share to the standard deviation of the composed loss, if it may be so long.
 const EXCESS_DEVIATION: f64 = 1e-5;
-/// Coarsest grid.
+/// Coarsest grid, unless the losses spread over thousands.
 const COARSEST: f64 = 1e-2;
+/// Finest grid: losses are not known better.
+const FINEST: f64 = 1e-11;
 /// Points of one step's grid at the first try and at most.
 const FIRST_POINTS: f64 = (1 << 18) as f64;
 const MOST_POINTS: f64 = (1 << 21) as f64;
@@ -16,6 +18,8 @@ const MOST_POINTS: f64 = (1 << 21) as f64;
 const MOST_COMPOSED: f64 = (1 << 22) as f64;
 /// The grid is fine enough when halving it changes the answer by less than this share.
 const STANDS: f64 = 1e-3;
+/// Or by less than this, for epsilons.
+const STANDS_ABSOLUTE: f64 = 2e-5;
 
 /// Evaluates a ledger on grids of different width.
 pub(super) struct Refinement<'a> {
@@ -31,13 +35,18 @@ impl<'a> Refinement<'a> {
     pub fn for_delta(steps: &'a [(Loss, u64)], delta: f64) -> Self {
         let count: f64 = steps.iter().map(|(_, n)| *n as f64).sum();
         // P[Z > z] <= exp(-z^2 / 2) / 2.
-        Self::new(steps, (2.0 * (count / (delta * 1e-9)).ln()).sqrt())
+        Self::new(
+            steps,
+            (2.0 * (count.ln() - delta.ln() - 1e-9_f64.ln())).sqrt(),
+        )
     }
 
     /// For delta at `epsilon`: the mass outside the grids is small beside it.
     pub fn for_epsilon(steps: &'a [(Loss, u64)], epsilon: f64) -> Self {
         let usual = Self::new(steps, 14.0);
-        let rough = usual.delta_at(usual.range / 4096.0, epsilon).value;
+        let rough = usual
+            .delta_at((usual.range / 4096.0).max(FINEST), epsilon)
+            .value;
         if rough < 1e-30 {
             // 1e-250 outside is enough for anything that a number can hold.
             return Self::new(steps, 34.0);
@@ -67,11 +76,14 @@ impl<'a> Refinement<'a> {
     }
 
     pub fn epsilon(&self, delta: f64) -> AtMesh {
-        self.refine(|mesh| self.epsilon_at(mesh, delta))
+        let allowed = |epsilon: f64| STANDS_ABSOLUTE.max(STANDS * epsilon);
+        self.refine(allowed, |mesh| self.epsilon_at(mesh, delta))
     }
 
     pub fn delta(&self, epsilon: f64) -> AtMesh {
-        self.refine(|mesh| self.delta_at(mesh, epsilon))
+        // Near one a grid that is far too coarse looks settled; what is left of one is not.
+        let allowed = |delta: f64| STANDS * delta.min(1.0 - delta);
+        self.refine(allowed, |mesh| self.delta_at(mesh, epsilon))
     }
 
     pub fn epsilon_at(&self, mesh: f64, delta: f64) -> AtMesh {
@@ -84,7 +96,7 @@ impl<'a> Refinement<'a> {
 
     /// Halves the grid until the answer stands or the arrays would be too long. Every grid gives a valid
     /// answer; the smallest is returned.
-    fn refine(&self, at: impl Fn(f64) -> AtMesh) -> AtMesh {
+    fn refine(&self, allowed: impl Fn(f64) -> f64, at: impl Fn(f64) -> AtMesh) -> AtMesh {
         let mut mesh = self.first_mesh();
         let mut best = at(4.0 * mesh);
         loop {
@@ -94,12 +106,12 @@ impl<'a> Refinement<'a> {
             if finer.value <= best.value {
                 best = finer;
             }
-            if change.abs() <= STANDS * previous || previous.is_infinite() {
+            if change.abs() <= allowed(previous) || previous.is_infinite() {
                 return best;
             }
             mesh /= 2.0;
             let composed = 20.0 * self.variance.sqrt();
-            if self.range / mesh > MOST_POINTS || composed / mesh > MOST_COMPOSED {
+            if mesh < FINEST || self.range / mesh > MOST_POINTS || composed / mesh > MOST_COMPOSED {
                 return best;
             }
         }
@@ -110,9 +122,9 @@ impl<'a> Refinement<'a> {
     fn first_mesh(&self) -> f64 {
         let wanted = (12.0 * EXCESS_DEVIATION * self.variance / self.count).sqrt();
         wanted
+            .clamp(FINEST, COARSEST)
             .max(self.range / FIRST_POINTS)
             .max(20.0 * self.variance.sqrt() / FIRST_POINTS)
-            .min(COARSEST)
     }
 
     /// Delta at each of `epsilons`, none of which has a delta far below `smallest`.

@@ -111,11 +111,14 @@ impl LogSum {
         }
     }
 
-    /// Adds `exp(term)`.
+    /// Adds `exp(term)`. Not a number makes the sum not a number: a lost term would be a lost cost.
     pub fn add(&mut self, term: f64) {
+        if term == f64::NEG_INFINITY {
+            return;
+        }
         if term <= self.top {
             self.sum += (term - self.top).exp();
-        } else if term > f64::NEG_INFINITY {
+        } else {
             self.sum = self.sum * (self.top - term).exp() + 1.0;
             self.top = term;
         }

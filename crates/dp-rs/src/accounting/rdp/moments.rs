@@ -19,38 +19,76 @@ pub(super) fn poisson_series(rate: f64, deviation: f64, a: u32) -> f64 {
     sum.ln()
 }
 
+/// Components evaluated for one table at most, about a third of a second.
+const MOST_EVALUATIONS: f64 = 2e7;
+
 /// The loss of a pair at equidistant outcomes, from which any moment is a weighted sum.
 pub(super) struct LossTable {
     low: f64,
     step: f64,
+    /// Largest order that the table covers.
+    highest: f64,
+    upper_first: bool,
     /// Loss of the first distribution against the second, and log density of the second.
     nodes: Vec<(f64, f64)>,
 }
 
 impl LossTable {
-    /// Tabulates one direction of `pair`, for orders up to `highest`.
-    pub fn new(pair: &Pair, upper_first: bool, highest: f64) -> Self {
+    /// Tabulates one direction of `pair` for those of `orders` that can be afforded.
+    pub fn up_to(pair: &Pair, upper_first: bool, orders: &[f64]) -> Self {
         let step = pair.smooth_step();
-        let (low, high) = pair.tilted_ranges(highest, upper_first);
-        let count = ((high - low) / step).ceil() as usize + 1;
-        let nodes = (0..count)
+        let evaluations = |order: f64| {
+            let (low, high) = pair.tilted_ranges(order, upper_first);
+            (high - low) / step * pair.components() as f64
+        };
+        let affordable = orders
+            .iter()
+            .copied()
+            .filter(|a| evaluations(*a) <= MOST_EVALUATIONS);
+        let highest = affordable.fold(0.0, f64::max);
+        let mut table = Self {
+            low: 0.0,
+            step,
+            highest,
+            upper_first,
+            nodes: Vec::new(),
+        };
+        if highest > 0.0 {
+            table.fill(pair);
+        }
+        table
+    }
+
+    fn fill(&mut self, pair: &Pair) {
+        let (low, high) = pair.tilted_ranges(self.highest, self.upper_first);
+        self.low = low;
+        let count = ((high - low) / self.step).ceil() as usize + 1;
+        self.nodes = (0..count)
             .map(|node| {
-                let x = low + step * node as f64;
+                let x = low + self.step * node as f64;
                 let outcome = pair.at(x);
-                let standard = pair.log_standard(x) + step.ln();
-                if upper_first {
+                let standard = pair.log_standard(x) + self.step.ln();
+                if self.upper_first {
                     (outcome.loss(), standard + outcome.lower)
                 } else {
                     (-outcome.loss(), standard + outcome.upper)
                 }
             })
             .collect();
-        Self { low, step, nodes }
+    }
+
+    /// `ln(A - 1)`, or that of the pair without sampling, which is never smaller (the divergence is
+    /// quasi-convex), for orders beyond the table.
+    pub fn log_excess_or_bound(&self, pair: &Pair, a: f64) -> f64 {
+        if a <= self.highest {
+            return self.log_excess_moment(a, pair.tilted_ranges(a, self.upper_first));
+        }
+        ln_exp_m1(a * (a - 1.0) * pair.largest_mu().powi(2) / 2.0)
     }
 
     /// `ln(A - 1)` for `A = E[(P/Q)^a]` under the second distribution `Q`, by the trapezoid rule on
     /// `(P/Q)^a - 1 - a (P/Q - 1)`, which has the same mean and no sign.
-    pub fn log_excess_moment(&self, a: f64, range: (f64, f64)) -> f64 {
+    fn log_excess_moment(&self, a: f64, range: (f64, f64)) -> f64 {
         let index = |x: f64| ((x - self.low) / self.step).clamp(0.0, self.nodes.len() as f64);
         let (from, to) = (
             index(range.0).floor() as usize,
@@ -81,7 +119,9 @@ fn ln_convex_gap(a: f64, loss: f64) -> f64 {
     }
     let power = a * loss;
     if power > 30.0 {
-        return power + (-(1.0 + a * u) * (-power).exp()).ln_1p();
+        // exp(loss) alone may overflow here, so it is only used times exp(-power).
+        let rest = (a - 1.0) * (-power).exp() - a * (loss - power).exp();
+        return power + rest.ln_1p();
     }
     (power.exp_m1() - a * u).ln()
 }
@@ -102,13 +142,11 @@ pub(super) fn pairs_log_moments(pairs: &[(f64, Pair)], orders: &[f64]) -> Vec<f6
 }
 
 fn direction_log_moments(pairs: &[(f64, Pair)], orders: &[f64], upper_first: bool) -> Vec<f64> {
-    let highest = orders.iter().copied().fold(1.0, f64::max);
     let mut sums = vec![LogSum::new(); orders.len()];
     for (weight, pair) in pairs {
-        let table = LossTable::new(pair, upper_first, highest);
+        let table = LossTable::up_to(pair, upper_first, orders);
         for (sum, &order) in sums.iter_mut().zip(orders) {
-            let range = pair.tilted_ranges(order, upper_first);
-            sum.add(weight.ln() + table.log_excess_moment(order, range));
+            sum.add(weight.ln() + table.log_excess_or_bound(pair, order));
         }
     }
     sums.into_iter().map(|sum| ln_1p_exp(sum.ln())).collect()
@@ -117,13 +155,18 @@ fn direction_log_moments(pairs: &[(f64, Pair)], orders: &[f64], upper_first: boo
 /// Poisson sampling: the remove direction is the larger one (arXiv 1908.10530, theorem 5), and whole
 /// orders have a finite series.
 fn presence_log_moments(pair: &Pair, rate: f64, orders: &[f64]) -> Vec<f64> {
-    let fractional = orders.iter().copied().filter(|a| a.fract() != 0.0);
-    let table = fractional
-        .reduce(f64::max)
-        .map(|highest| LossTable::new(pair, true, highest));
-    let log_excess = |a: f64| match &table {
-        Some(table) if a.fract() != 0.0 => table.log_excess_moment(a, pair.tilted_ranges(a, true)),
-        _ => poisson_series(rate, pair.deviation, a as u32),
+    let fractional: Vec<_> = orders
+        .iter()
+        .copied()
+        .filter(|a| a.fract() != 0.0)
+        .collect();
+    let table = LossTable::up_to(pair, true, &fractional);
+    let log_excess = |a: f64| {
+        if a.fract() == 0.0 {
+            poisson_series(rate, pair.deviation, a as u32)
+        } else {
+            table.log_excess_or_bound(pair, a)
+        }
     };
     orders.iter().map(|&a| ln_1p_exp(log_excess(a))).collect()
 }
