@@ -48,6 +48,11 @@ enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
+    /// Look at the privacy ledger: what was spent of the privacy of this site's patients.
+    Privacy {
+        #[command(subcommand)]
+        command: PrivacyCommand,
+    },
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -63,6 +68,21 @@ enum ConfigCommand {
     Check {
         #[command(flatten)]
         config: ConfigPath,
+    },
+}
+
+#[derive(Subcommand)]
+enum PrivacyCommand {
+    /// Show what was spent, agreed and remains, by study and in all, with unit, adjacency, delta and accountant.
+    ///
+    /// Example: consilium-site privacy show --config site.toml --export ledger.json
+    Show {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// Write the entries to this JSON file, and their mechanisms beside it with the ending .events.json, for
+        /// `consilium privacy`.
+        #[arg(long)]
+        export: Option<PathBuf>,
     },
 }
 
@@ -169,6 +189,9 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             };
             commands::model::predict(&from.config.config, &wanted, format)
         }
+        Command::Privacy {
+            command: PrivacyCommand::Show { config, export },
+        } => commands::privacy::show(&config.config, export.as_deref(), format),
         Command::Config {
             command: ConfigCommand::Check { config },
         } => commands::check(&config.config, format),

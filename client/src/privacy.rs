@@ -5,6 +5,7 @@
 //! * [`Standing`] is the site's ledger as it lies in the state folder, over all studies and all cohorts that the
 //!   folder was ever used with. Whether two cohorts share patients cannot be known here; they are counted as if
 //!   they did, and a cohort under a new name does not start anew.
+//! * [`Statement`] is a number with everything that must be said beside it.
 //! * [`Refusal`] is why a round or a study is not begun.
 //!
 //! Nothing here computes a gradient or opens a connection: the agent asks before it trains, and stores the entry
@@ -13,6 +14,7 @@
 mod protection;
 mod refusal;
 mod standing;
+mod statement;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,7 @@ pub(crate) use protection::record;
 pub use refusal::{Refusal, Whose};
 pub use standing::Standing;
 pub(crate) use standing::row;
+pub use statement::{SIMULATION, Statement};
 
 /// The most that this site's patients may spend, over all studies together: `[privacy]` in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,6 +5,8 @@ use consilium_ops::{ExitCode, OperatorError};
 use dp_rs::accounting::AccountingError;
 use dp_rs::ledger::{BrokenLedger, Exhausted, MixedLedger};
 
+use super::statement::number;
+
 /// Whose budget is exhausted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -225,14 +227,5 @@ impl From<Refusal> for OperatorError {
             })),
             _ => error,
         }
-    }
-}
-
-/// JSON has no infinity.
-fn number(epsilon: f64) -> serde_json::Value {
-    if epsilon.is_finite() {
-        epsilon.into()
-    } else {
-        "infinity".into()
     }
 }

@@ -58,3 +58,6 @@ impl SiteStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

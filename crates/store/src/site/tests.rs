@@ -34,11 +34,11 @@ fn study() -> Study {
     }
 }
 
-fn groups(name: &str, values: &[f32]) -> ModelVector {
+pub(in crate::site) fn groups(name: &str, values: &[f32]) -> ModelVector {
     ModelVector(BTreeMap::from([(name.parse().unwrap(), values.to_vec())]))
 }
 
-fn plan(study: &Study, round: u32) -> RoundPlan {
+pub(in crate::site) fn plan(study: &Study, round: u32) -> RoundPlan {
     RoundPlan {
         study: study.digest(),
         round,
@@ -48,13 +48,13 @@ fn plan(study: &Study, round: u32) -> RoundPlan {
     }
 }
 
-struct Opened {
-    store: SiteStore,
-    study: Study,
-    folder: tempfile::TempDir,
+pub(in crate::site) struct Opened {
+    pub(in crate::site) store: SiteStore,
+    pub(in crate::site) study: Study,
+    pub(in crate::site) folder: tempfile::TempDir,
 }
 
-async fn accepted() -> Opened {
+pub(in crate::site) async fn accepted() -> Opened {
     let folder = tempfile::tempdir().unwrap();
     let store = SiteStore::open(&folder.path().join("site.sqlite"))
         .await
@@ -79,7 +79,7 @@ async fn accepted() -> Opened {
 
 impl Opened {
     /// As after a kill: what was committed is all there is.
-    async fn reopened(self) -> Self {
+    pub(in crate::site) async fn reopened(self) -> Self {
         let Self {
             store,
             study,
@@ -96,7 +96,7 @@ impl Opened {
         }
     }
 
-    async fn participation(&self) -> Participation {
+    pub(in crate::site) async fn participation(&self) -> Participation {
         let accepted = self.store.accepted(&self.study.name).await.unwrap();
         accepted.unwrap().participation
     }

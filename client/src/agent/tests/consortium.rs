@@ -1,0 +1,339 @@
+//! A study of two sites, a server that is a script in memory, and work that says what it spent.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use consilium_core::clock::Timestamp;
+use consilium_core::study::{
+    Aggregation, ModelChoice, PROTOCOL_VERSION, PrivacyMode, Randomness as StudyRandomness,
+    Schedule, WeightRule,
+};
+use consilium_core::vector::values_to_bytes;
+use consilium_core::{ModelManifest, Seed, TensorSpec};
+use consilium_rounds::Assignment;
+use dp_rs::adjacency::Adjacency;
+use dp_rs::agreement::Agreement;
+use dp_rs::clipping::ClipRule;
+use dp_rs::ledger::Entry;
+use dp_rs::noise::{NoiseLevel, Randomness};
+use dp_rs::plan::{Clip, Plan, PlanSettings, Unit};
+
+use super::super::*;
+use crate::work::{MetricValue, Progress, Trained};
+
+pub const ROUNDS: u32 = 3;
+/// Private steps of a round.
+pub const STEPS: u64 = 50;
+pub const DELTA: f64 = 1e-5;
+
+pub fn plan(noise_multiplier: f64) -> Plan {
+    Plan::new(PlanSettings {
+        unit: Unit::Patient,
+        adjacency: Adjacency::AddRemove,
+        clip: Clip::Fixed(ClipRule::flat(1.0).unwrap()),
+        noise_multiplier,
+        noise_level: NoiseLevel::Fast,
+        sampling_rate: 0.02,
+        expected_units: 20.0,
+        max_records: 4.try_into().unwrap(),
+    })
+    .unwrap()
+}
+
+/// What `rounds` rounds cost.
+pub fn cost(rounds: u64) -> f64 {
+    let guarantee = plan(1.0).guarantee(rounds * STEPS, DELTA).unwrap();
+    guarantee.epsilon
+}
+
+/// Covers one attempt more than there are rounds, to the last bit.
+pub fn agreement() -> Agreement {
+    let rounds = u64::from(ROUNDS) + 1;
+    Agreement {
+        plan: plan(1.0),
+        steps: rounds * STEPS,
+        delta: DELTA,
+        epsilon: cost(rounds),
+    }
+}
+
+pub fn initial() -> ModelVector {
+    ModelVector(BTreeMap::from([("trunk".parse().unwrap(), vec![1.0, 2.0])]))
+}
+
+/// A study with the agreement at both sites, or without protection.
+pub fn study(name: &str, agreement: Option<&Agreement>) -> Study {
+    let tensor = |group: &str| TensorSpec {
+        name: group.into(),
+        group: group.parse().unwrap(),
+        shape: vec![2],
+    };
+    let participant = |name: &str, modality: &str, task: &str| Participant {
+        site: name.parse().unwrap(),
+        modality: modality.parse().unwrap(),
+        task: task.parse().unwrap(),
+        declared_patients: 1000,
+        privacy: agreement.map(|agreement| serde_json::to_value(agreement).unwrap()),
+    };
+    Study {
+        protocol_version: PROTOCOL_VERSION,
+        name: name.parse().unwrap(),
+        randomness: StudyRandomness::SimulationSeeded { seed: Seed(1) },
+        model: ModelChoice {
+            name: "toy".into(),
+            settings: serde_json::Value::Null,
+        },
+        manifest: ModelManifest {
+            tensors: ["trunk", "head/t", "head/u", "stem/m", "stem/n"]
+                .map(tensor)
+                .into(),
+        },
+        initial_model_sha256: initial().sha256(),
+        sites: vec![participant("a", "m", "t"), participant("b", "n", "u")],
+        schedule: Schedule {
+            rounds: ROUNDS,
+            retry_rounds: 1,
+            quorum: 1,
+            deadline_seconds: 60,
+        },
+        training: serde_json::Value::Null,
+        aggregation: Aggregation {
+            weights: WeightRule::EqualSite,
+            minimum_holders: 2,
+        },
+        privacy: match agreement {
+            Some(_) => PrivacyMode::PrivateSteps,
+            None => PrivacyMode::NoneSimulationOnly,
+        },
+    }
+}
+
+/// An update that reached the server, and the entries that were on the site's disk at that moment.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    pub sealed: Sealed,
+    pub ledger: Vec<Entry>,
+}
+
+impl Arrived {
+    /// Whether it was paid for before it left.
+    pub fn is_recorded(&self) -> bool {
+        let digest = self.sealed.digest.to_string();
+        let pays = |entry: &&Entry| entry.record.release.as_ref() == Some(&digest);
+        self.ledger.iter().filter(pays).count() == 1
+    }
+}
+
+/// A server that takes every update into a model that never changes.
+#[derive(Clone)]
+pub struct Server {
+    pub study: Study,
+    pub store: SiteStore,
+    pub script: Arc<Mutex<Script>>,
+}
+
+/// What the server does, and what came to it.
+#[derive(Default)]
+pub struct Script {
+    pub arrived: Vec<Arrived>,
+    /// Attempts that fail although the update has come: (round, attempt).
+    pub fails: Vec<(u32, u32)>,
+    /// Uploads during which the process is killed, before and after the update has arrived.
+    pub dies_before: u32,
+    pub dies_after: u32,
+}
+
+impl Script {
+    /// Round and attempt that are open.
+    fn open(&self) -> (u32, u32) {
+        let last = self.arrived.iter().map(|update| update.sealed);
+        match last.map(|sealed| (sealed.round, sealed.attempt)).max() {
+            None => (1, 1),
+            Some(failed) if self.fails.contains(&failed) => (failed.0, failed.1 + 1),
+            Some((round, _)) => (round + 1, 1),
+        }
+    }
+}
+
+impl Server {
+    pub fn new(study: Study, store: &SiteStore) -> Self {
+        Self {
+            study,
+            store: store.clone(),
+            script: Arc::default(),
+        }
+    }
+
+    pub fn arrived(&self) -> Vec<Arrived> {
+        self.script.lock().unwrap().arrived.clone()
+    }
+
+    /// Counts `which` down; true when the process is to die now.
+    fn dies(&self, which: impl Fn(&mut Script) -> &mut u32) -> bool {
+        let mut script = self.script.lock().unwrap();
+        let left = which(&mut script);
+        let dies = *left > 0;
+        *left = left.saturating_sub(1);
+        dies
+    }
+}
+
+impl Peer for Server {
+    async fn study(&mut self, _: &StudyId) -> Result<Vec<u8>, PeerError> {
+        Ok(serde_json::to_vec(&self.study).unwrap())
+    }
+
+    async fn assignment(&mut self, question: &Question) -> Result<Assignment, PeerError> {
+        let script = self.script.lock().unwrap();
+        let (round, attempt) = script.open();
+        let digest = Digest::of(&values_to_bytes(&initial().0[&"trunk".parse().unwrap()]));
+        let mut assignment = Assignment {
+            sealed_was_used: question.sealed.and_then(|sealed| {
+                let place = (sealed.round, sealed.attempt);
+                (place < (round, attempt)).then(|| !script.fails.contains(&place))
+            }),
+            groups: BTreeMap::from([("trunk".parse().unwrap(), digest)]),
+            ..Assignment::default()
+        };
+        if round > ROUNDS {
+            assignment.end = Some(Ok(initial().sha256()));
+        } else {
+            assignment.plan = Some(RoundPlan {
+                study: self.study.digest(),
+                round,
+                attempt,
+                model: initial().sha256(),
+                deadline: Timestamp(0),
+            });
+        }
+        Ok(assignment)
+    }
+
+    async fn group(&mut self, wanted: &Wanted) -> Result<Vec<f32>, PeerError> {
+        Ok(initial().0[&wanted.group].clone())
+    }
+
+    async fn upload(
+        &mut self,
+        _: Digest,
+        _: &SiteId,
+        sealed: Sealed,
+        _: Arc<ModelVector>,
+    ) -> Result<bool, PeerError> {
+        let killed = || PeerError::Nonsense("killed".into());
+        if self.dies(|script| &mut script.dies_before) {
+            return Err(killed());
+        }
+        let ledger = entries(&self.store).await;
+        let known = {
+            let mut script = self.script.lock().unwrap();
+            let known = script.arrived.iter().any(|update| update.sealed == sealed);
+            if !known {
+                script.arrived.push(Arrived { sealed, ledger });
+            }
+            known
+        };
+        if self.dies(|script| &mut script.dies_after) {
+            return Err(killed());
+        }
+        Ok(known)
+    }
+}
+
+/// The ledger as it lies on the disk.
+pub async fn entries(store: &SiteStore) -> Vec<Entry> {
+    let rows = store.privacy_ledger().await.unwrap();
+    rows.iter()
+        .map(|row| serde_json::from_str(&row.document).unwrap())
+        .collect()
+}
+
+/// Work that trains nothing and says that it took `steps` private steps of `plan`.
+#[derive(Clone)]
+pub struct Work {
+    pub plan: Option<Plan>,
+    /// What is announced and what is taken; nothing is said where it is `None`.
+    pub announced: Option<u64>,
+    pub taken: Option<u64>,
+    /// Rounds that were trained, by every copy.
+    pub trained: Arc<Mutex<u32>>,
+    local: ModelVector,
+}
+
+impl Work {
+    pub fn private() -> Self {
+        let mut work = Self::open();
+        work.plan = Some(plan(1.0));
+        (work.announced, work.taken) = (Some(STEPS), Some(STEPS));
+        work
+    }
+
+    pub fn open() -> Self {
+        let own = ["head/t", "stem/m"].map(|group| (group.parse().unwrap(), vec![0.0; 2]));
+        let study = study("any", None);
+        let local = study.local_groups(&study.sites[0]);
+        Self {
+            plan: None,
+            announced: None,
+            taken: None,
+            trained: Arc::default(),
+            local: ModelVector(
+                own.into_iter()
+                    .filter(|(group, _)| local.contains(group))
+                    .collect(),
+            ),
+        }
+    }
+
+    pub fn make(&self) -> MakeWork {
+        let work = self.clone();
+        Box::new(|_, _| Ok(Box::new(work) as Box<dyn LocalWork>))
+    }
+}
+
+impl LocalWork for Work {
+    fn train(
+        &mut self,
+        plan: &RoundPlan,
+        global: &ModelVector,
+        local: &ModelVector,
+        _: &mut dyn FnMut(Progress),
+    ) -> Result<Trained, WorkError> {
+        let mut trained = self.trained.lock().unwrap();
+        *trained += 1;
+        // Fresh noise stands behind this: another training of the same attempt gives another update.
+        let value = (plan.round * 1000 + plan.attempt * 100 + *trained) as f32 / 64.0;
+        let update = global.0.keys();
+        Ok(Trained {
+            update: ModelVector(
+                update
+                    .map(|group| (group.clone(), vec![value; 2]))
+                    .collect(),
+            ),
+            local: local.clone(),
+            privacy: self.taken.map(|steps| Transcript {
+                unit: Unit::Patient,
+                events: self.plan.as_ref().unwrap().events(steps),
+                noise_level: NoiseLevel::Fast,
+                randomness: Randomness::SimulationSeeded,
+            }),
+        })
+    }
+
+    fn evaluate(
+        &mut self,
+        _: &ModelVector,
+        _: &ModelVector,
+    ) -> Result<Vec<MetricValue>, WorkError> {
+        Ok(Vec::new())
+    }
+
+    fn initial_local(&self) -> ModelVector {
+        self.local.clone()
+    }
+
+    fn round_cost(&self) -> Option<Repeated> {
+        let steps = self.announced?;
+        Some(self.plan.as_ref().unwrap().events(steps))
+    }
+}
