@@ -1,4 +1,4 @@
-//! From Burn's layers to the geometry of their windows.
+//! Burn's layers as operations of the host: shapes, and the geometry of windows.
 
 use burn::nn::conv::{Conv1d, Conv2d, ConvTranspose2d};
 use burn::nn::{PaddingConfig1d, PaddingConfig2d};
@@ -6,9 +6,11 @@ use burn::tensor::Tensor;
 
 use crate::geometry::{Windows, windows_along};
 use crate::host::conv::Convolution;
+use crate::host::linear::LinearMap;
 use crate::host::op;
 
-/// A convolution on the host; nothing on other devices, for which Burn's own operation is the right one.
+/// A convolution on the host, and with `tapped` a leaf for its gradient as `[rows, outputs, positions, 1]`;
+/// nothing on other devices, for which Burn's own operation is the right one.
 pub(crate) fn try_convolve(
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -23,7 +25,39 @@ pub(crate) fn try_convolve(
     if !fits || !(x.is_autodiff() || weight.is_autodiff()) {
         return None;
     }
-    op::convolve(x, weight, bias, convolution, tapped)
+    let positions = windows.positions();
+    let shape = [convolution.rows, convolution.outputs, positions, 1];
+    let layer = op::Layer::Convolution(convolution);
+    op::apply(layer, x, weight, bias, tapped.then_some(shape))
+}
+
+/// A linear map over the last axis on the host, and with `tapped` a leaf for its gradient as
+/// `[rows, positions, outputs, 1]`.
+pub(crate) fn try_linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    tapped: bool,
+) -> Option<(Tensor<D>, Option<Tensor<4>>)> {
+    let dims = x.dims();
+    let [inputs, outputs] = weight.dims();
+    if D < 2 || dims[D - 1] != inputs || !(x.is_autodiff() || weight.is_autodiff()) {
+        return None;
+    }
+    let positions = dims[1..D - 1].iter().product();
+    let map = LinearMap {
+        rows: dims[0] * positions,
+        inputs,
+        outputs,
+    };
+    let shape = [dims[0], positions, outputs, 1];
+    op::apply(
+        op::Layer::Linear(map),
+        x,
+        weight,
+        bias,
+        tapped.then_some(shape),
+    )
 }
 
 pub(crate) fn of_conv2d(layer: &Conv2d, [rows, _, height, width]: [usize; 4]) -> Convolution {

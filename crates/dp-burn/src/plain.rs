@@ -6,18 +6,22 @@ use burn::nn::{Embedding, GroupNorm, InstanceNorm, LayerNorm, Linear, RmsNorm};
 use burn::tensor::{Int, Tensor, module};
 
 use crate::Layers;
-use crate::convolution::{of_conv1d, of_conv2d, try_convolve};
+use crate::convolution::{of_conv1d, of_conv2d, try_convolve, try_linear};
 use crate::layers::aligned;
 
 /// Calls the layers as they are: for training without privacy, for validation and for inference.
 ///
-/// On the CPU backend convolutions take this crate's faster path, forward and backward.
+/// On the CPU backend linear maps and convolutions take this crate's faster path, forward and backward.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plain;
 
 impl Layers for Plain {
     fn linear<const D: usize>(&mut self, layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-        layer.forward(x)
+        let bias = layer.bias.as_ref().map(Param::val);
+        match try_linear(x.clone(), layer.weight.val(), bias, false) {
+            Some((y, _)) => y,
+            None => layer.forward(x),
+        }
     }
 
     fn project<const D: usize>(&mut self, weight: &Param<Tensor<2>>, x: Tensor<D>) -> Tensor<D> {

@@ -6,7 +6,7 @@ use burn::nn::{Embedding, GroupNorm, InstanceNorm, LayerNorm, Linear, RmsNorm};
 use burn::tensor::{DType, Int, Tensor, module};
 
 use crate::broadcast::Broadcast;
-use crate::convolution::{of_conv_transpose2d, of_conv1d, of_conv2d, try_convolve};
+use crate::convolution::{of_conv_transpose2d, of_conv1d, of_conv2d, try_convolve, try_linear};
 use crate::geometry::Windows;
 use crate::host::op;
 use crate::layers::aligned;
@@ -197,11 +197,24 @@ fn positions<const D: usize>(dims: [usize; D]) -> [usize; 4] {
 
 impl Layers for Taps<'_> {
     fn linear<const D: usize>(&mut self, layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-        let output = layer.forward(x.clone());
-        let shape = positions(output.dims());
-        let input = || Rule::Linear(x.clone().inner().reshape(positions(x.dims())));
-        let parts = self.parts(&layer.weight, input, layer.bias.as_ref(), shape);
-        self.tap("linear", output, shape, parts)
+        let [_, outputs] = layer.weight.dims();
+        let mut shape = positions(x.dims());
+        let input = || Rule::Linear(x.clone().inner().reshape(shape));
+        let sum = [shape[0], shape[1], outputs, 1];
+        let parts = self.parts(&layer.weight, input, layer.bias.as_ref(), sum);
+        shape = sum;
+        if !self.generic {
+            let tapped = !parts.is_empty() && self.check("linear", &x);
+            let bias = layer.bias.as_ref().map(Param::val);
+            let output = try_linear(x.clone(), layer.weight.val(), bias, tapped);
+            if let Some((output, leaf)) = output {
+                if let Some(leaf) = leaf {
+                    self.record(leaf, shape, parts);
+                }
+                return output;
+            }
+        }
+        self.tap("linear", layer.forward(x), shape, parts)
     }
 
     fn project<const D: usize>(&mut self, weight: &Param<Tensor<2>>, x: Tensor<D>) -> Tensor<D> {

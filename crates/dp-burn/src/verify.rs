@@ -34,6 +34,7 @@ pub fn verify<M: Module>(
     let parameters = book.parameters().clone();
     let recorded = book.weighted_sum(&vec![1.0; units.len()]);
     let gradients = batch.losses(model, &mut Plain).sum().backward();
+    let total = recorded.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
     let mut reference = Reference {
         parameters: &parameters,
         gradients: &gradients,
@@ -41,6 +42,8 @@ pub fn verify<M: Module>(
         recorded: &recorded,
         seen: Vec::new(),
         tolerance,
+        // A gradient that is 0 but for rounding agrees with 0.
+        least: 1e-6 * total,
     };
     model.visit(&mut reference);
     if let Some(refusal) = reference.differs {
@@ -76,6 +79,8 @@ struct Reference<'a> {
     seen: Vec<ParamId>,
     differs: Option<Refusal>,
     tolerance: f64,
+    /// Smallest squared norm that a difference is measured by.
+    least: f64,
 }
 
 impl ModuleVisitor for Reference<'_> {
@@ -98,7 +103,7 @@ impl ModuleVisitor for Reference<'_> {
             difference += (f64::from(got) - expected).powi(2);
             norm += expected.powi(2);
         }
-        let difference = (difference / norm.max(f64::MIN_POSITIVE)).sqrt();
+        let difference = (difference / norm.max(self.least).max(f64::MIN_POSITIVE)).sqrt();
         if difference > self.tolerance {
             self.differs = Some(Refusal::Differs {
                 path: parameter.path.clone(),

@@ -240,7 +240,8 @@ fn layers_agree_with_the_reference_values() {
                 let wanted = array(&case["per_sample_norm_all_params"]).0;
                 close(id, "norm", &norms, &wanted, relative);
                 let clip = case["clip_norm"].as_f64().unwrap();
-                let rules: [(&str, fn(f64, f64) -> f64); 2] = [
+                type Factor = fn(f64, f64) -> f64;
+                let rules: [(&str, Factor); 2] = [
                     ("clipped_sum", |clip, norm| (clip / norm).min(1.0)),
                     ("auto_s_gamma_0.01_sum", |clip, norm| clip / (norm + 0.01)),
                 ];

@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
 use super::product::{Product, Room};
-use super::real::{Real, matrix, matrix_mut, multiply};
+use super::real::{Real, matrix};
 use super::source::{Source, room};
 use super::unfold::Unfolder;
 use crate::geometry::Windows;
@@ -57,12 +57,8 @@ impl Convolution {
                 unfolder.unfold(map, columns, positions, 0);
                 columns
             };
-            multiply(
-                &matrix(weight, p, q),
-                &matrix(columns, q, positions),
-                true,
-                &mut matrix_mut(to, p, positions),
-            );
+            let (weight, columns) = (matrix(weight, p, q), matrix(columns, q, positions));
+            E::multiply(&weight, &columns, true, to);
         }
         let [height, width] = windows.output;
         E::tensor(
@@ -90,15 +86,10 @@ impl Convolution {
             let weight = matrix(&weight[group * p * q..(group + 1) * p * q], p, q);
             let dy = matrix(dy, p, positions);
             if windows.is_pointwise() {
-                multiply(&weight.t(), &dy, false, &mut matrix_mut(map, q, positions));
+                E::multiply(&weight.t(), &dy, false, map);
             } else {
                 let columns = room(&mut columns, q * positions);
-                multiply(
-                    &weight.t(),
-                    &dy,
-                    false,
-                    &mut matrix_mut(columns, q, positions),
-                );
+                E::multiply(&weight.t(), &dy, false, columns);
                 unfolder.fold(columns, positions, 0, map);
             }
         }

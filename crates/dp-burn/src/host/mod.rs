@@ -2,6 +2,8 @@
 
 pub(crate) mod book;
 pub(crate) mod conv;
+pub(crate) mod gemm;
+pub(crate) mod linear;
 pub(crate) mod op;
 pub(crate) mod product;
 pub(crate) mod real;

@@ -1,4 +1,5 @@
-//! Operations of the CPU backend with hand-written gradients: a convolution, and a tap that costs nothing.
+//! Operations of the CPU backend with hand-written gradients: layers with a weight and a bias, and a tap that costs
+//! nothing.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
@@ -9,6 +10,7 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Shape, Tensor};
 
 use super::conv::Convolution;
+use super::linear::LinearMap;
 
 type Tracked = burn::backend::tensor::FloatTensor<Autodiff<Flex>>;
 
@@ -74,15 +76,34 @@ impl Backward<Flex, 2> for Tap {
     }
 }
 
-/// A convolution on the host, and with `tapped` a leaf for the gradient of its output as
-/// `[rows, outputs, positions, 1]`. Nothing when an operand is not on the host.
-pub(crate) fn convolve(
-    x: Tensor<4>,
-    weight: Tensor<4>,
+/// A layer with a weight and a bias.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Layer {
+    Convolution(Convolution),
+    Linear(LinearMap),
+}
+
+/// Runs `$method::<f64>` or `::<f32>` of either kind of layer.
+macro_rules! call {
+    ($layer:expr, $double:expr, $method:ident($($argument:expr),*)) => {
+        match ($layer, $double) {
+            (Layer::Convolution(layer), true) => layer.$method::<f64>($($argument),*),
+            (Layer::Convolution(layer), false) => layer.$method::<f32>($($argument),*),
+            (Layer::Linear(layer), true) => layer.$method::<f64>($($argument),*),
+            (Layer::Linear(layer), false) => layer.$method::<f32>($($argument),*),
+        }
+    };
+}
+
+/// A layer's output of rank `D`, and with `canonical` a leaf for its gradient in that shape. Nothing when an
+/// operand is not on the host, or when the operands differ in precision.
+pub(crate) fn apply<const D: usize, const W: usize>(
+    layer: Layer,
+    x: Tensor<D>,
+    weight: Tensor<W>,
     bias: Option<Tensor<1>>,
-    convolution: Convolution,
-    tapped: bool,
-) -> Option<(Tensor<4>, Option<Tensor<4>>)> {
+    canonical: Option<[usize; 4]>,
+) -> Option<(Tensor<D>, Option<Tensor<4>>)> {
     let (x, weight) = (tracked(x)?, tracked(weight)?);
     let bias = match bias {
         Some(bias) => Some(tracked(bias)?),
@@ -93,7 +114,7 @@ pub(crate) fn convolve(
     if others.any(|other| other.primitive().dtype() != dtype) {
         return None;
     }
-    let leaf = tapped.then(|| leaf(x.primitive()));
+    let leaf = canonical.map(|_| leaf(x.primitive()));
     let filler = || Tracked::new(FlexTensor::zeros(Shape::from([1]), dtype));
     let leaf_node = match &leaf {
         Some(leaf) => tracked(leaf.clone())?.node(),
@@ -101,18 +122,25 @@ pub(crate) fn convolve(
     };
     let bias_node = bias.as_ref().map_or_else(|| filler().node(), Tracked::node);
     let nodes = [x.node(), weight.node(), bias_node, leaf_node];
+    let mut shape = x.primitive().layout().shape().clone();
     let [x, weight] = [x, weight].map(|operand| operand.primitive().to_contiguous());
     let bias = bias.map(|bias| bias.primitive().to_contiguous());
-    let output = match dtype {
-        DType::F64 => convolution.forward::<f64>(&x, &weight, bias.as_ref()),
-        _ => convolution.forward::<f32>(&x, &weight, bias.as_ref()),
+    let double = dtype == DType::F64;
+    let output = call!(layer, double, forward(&x, &weight, bias.as_ref()));
+    let output = match layer {
+        Layer::Convolution(_) => output,
+        Layer::Linear(layer) => {
+            shape[D - 1] = layer.outputs;
+            output.reshape(shape)
+        }
     };
     let state = State {
-        convolution,
+        layer,
         x,
         weight,
+        canonical: canonical.unwrap_or_default(),
     };
-    let step = Convolve.prepare::<NoCheckpointing>(nodes);
+    let step = Apply.prepare::<NoCheckpointing>(nodes);
     let output = match step.compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(state, output),
         OpsKind::UnTracked(prep) => prep.finish(output),
@@ -122,51 +150,43 @@ pub(crate) fn convolve(
 
 #[derive(Clone, Debug)]
 struct State {
-    convolution: Convolution,
+    layer: Layer,
     x: FlexTensor,
     weight: FlexTensor,
+    canonical: [usize; 4],
 }
 
 #[derive(Debug)]
-struct Convolve;
+struct Apply;
 
-impl Backward<Flex, 4> for Convolve {
+impl Backward<Flex, 4> for Apply {
     type State = State;
 
     fn backward(self, ops: Ops<State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
         let State {
-            convolution,
+            layer,
             x,
             weight: values,
+            canonical,
         } = ops.state;
         let double = dy.dtype() == DType::F64;
         let [input, weight, bias, leaf] = ops.parents;
         if let Some(input) = input {
-            let dx = match double {
-                true => convolution.input_gradient::<f64>(&dy, &values),
-                false => convolution.input_gradient::<f32>(&dy, &values),
-            };
-            grads.register::<Flex>(input.id, dx);
+            let dx = call!(layer, double, input_gradient(&dy, &values));
+            let shape = x.layout().shape().clone();
+            grads.register::<Flex>(input.id, dx.reshape(shape));
         }
         if let Some(weight) = weight {
-            let dw = match double {
-                true => convolution.weight_gradient::<f64>(&dy, &x),
-                false => convolution.weight_gradient::<f32>(&dy, &x),
-            };
+            let dw = call!(layer, double, weight_gradient(&dy, &x));
             grads.register::<Flex>(weight.id, dw);
         }
         if let Some(bias) = bias {
-            let db = match double {
-                true => convolution.bias_gradient::<f64>(&dy),
-                false => convolution.bias_gradient::<f32>(&dy),
-            };
+            let db = call!(layer, double, bias_gradient(&dy));
             grads.register::<Flex>(bias.id, db);
         }
         if let Some(leaf) = leaf {
-            let positions = convolution.windows.positions();
-            let shape = [convolution.rows, convolution.outputs, positions, 1];
-            grads.register::<Flex>(leaf.id, dy.reshape(Shape::from(shape)));
+            grads.register::<Flex>(leaf.id, dy.reshape(Shape::from(canonical)));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use ndarray::{Array2, ArrayView2};
 
-use super::real::{Real, add_scaled, dot, matrix_mut, multiply, squares};
+use super::real::{Real, add_scaled, dot, squares};
 use super::source::{Block, Buffer, Source};
 use crate::Units;
 
@@ -206,7 +206,7 @@ impl Product {
                 for (group, to) in to.chunks_exact_mut(self.p * self.q).enumerate() {
                     let left = left.block(rows, on_left, group, left_buffer);
                     let right = right.block(rows, on_right, group, right_buffer);
-                    outer(&left, &right, matrix_mut(to, self.p, self.q));
+                    outer(&left, &right, to);
                 }
             }
         }
@@ -240,19 +240,16 @@ impl Product {
 }
 
 /// `to += left right^T`.
-fn outer<E: Real>(
-    left: &Block<'_, E>,
-    right: &Block<'_, E>,
-    mut to: ndarray::ArrayViewMut2<'_, E>,
-) {
+fn outer<E: Real>(left: &Block<'_, E>, right: &Block<'_, E>, to: &mut [E]) {
     let Block::Dense(right) = right else {
         return; // One-hot values only ever stand on the left.
     };
     match left {
-        Block::Dense(left) => multiply(left, &right.t(), true, &mut to),
+        Block::Dense(left) => E::multiply(left, &right.t(), true, to),
         Block::Ids(ids) => {
             for (&id, column) in ids.iter().zip(right.columns()) {
-                for (to, &from) in to.row_mut(id).iter_mut().zip(column) {
+                let to = &mut to[id * right.nrows()..(id + 1) * right.nrows()];
+                for (to, &from) in to.iter_mut().zip(column) {
                     *to += from;
                 }
             }
@@ -296,9 +293,9 @@ fn inner<E: Real>(
 }
 
 fn gram<E: Real>(a: &ArrayView2<'_, E>, b: &ArrayView2<'_, E>) -> Array2<E> {
-    let mut gram = Array2::from_elem((a.ncols(), b.ncols()), E::zero());
-    multiply(&a.t(), b, false, &mut gram.view_mut());
-    gram
+    let mut gram = vec![E::zero(); a.ncols() * b.ncols()];
+    E::multiply(&a.t(), b, false, &mut gram);
+    Array2::from_shape_vec((a.ncols(), b.ncols()), gram).expect("rows times columns values")
 }
 
 fn flat<E>(matrix: &Array2<E>) -> &[E] {

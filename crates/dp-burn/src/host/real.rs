@@ -8,6 +8,8 @@ use burn::tensor::{Bytes, DType, Shape};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, LinalgScalar};
 
+use super::gemm::{self, Strided};
+
 /// `f32` or `f64`.
 pub(crate) trait Real:
     LinalgScalar + AddAssign + MulAssign + Default + Debug + Send + Sync + 'static
@@ -18,10 +20,12 @@ pub(crate) trait Real:
     fn values(tensor: &FlexTensor) -> &[Self];
     /// A tensor of these values.
     fn tensor(values: Vec<Self>, shape: Shape) -> FlexTensor;
+    /// `c = a b + keep c`, with `c` row by row.
+    fn multiply(a: &ArrayView2<'_, Self>, b: &ArrayView2<'_, Self>, keep: bool, c: &mut [Self]);
 }
 
 macro_rules! real {
-    ($float:ty, $dtype:expr) => {
+    ($float:ty, $dtype:expr, $multiply:expr) => {
         impl Real for $float {
             fn from_f64(value: f64) -> Self {
                 value as $float
@@ -39,31 +43,58 @@ macro_rules! real {
             fn tensor(values: Vec<Self>, shape: Shape) -> FlexTensor {
                 FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), $dtype)
             }
+
+            fn multiply(
+                a: &ArrayView2<'_, Self>,
+                b: &ArrayView2<'_, Self>,
+                keep: bool,
+                c: &mut [Self],
+            ) {
+                $multiply(a, b, keep, c);
+            }
         }
     };
 }
 
-real!(f32, DType::F32);
-real!(f64, DType::F64);
+real!(f32, DType::F32, single);
+real!(f64, DType::F64, with_ndarray);
 
-/// `c = a b + keep c`.
-pub(crate) fn multiply<E: Real>(
-    a: &ArrayView2<'_, E>,
-    b: &ArrayView2<'_, E>,
-    keep: bool,
-    c: &mut ArrayViewMut2<'_, E>,
-) {
-    let beta = if keep { E::one() } else { E::zero() };
-    general_mat_mul(E::one(), a, b, beta, c);
+fn single(a: &ArrayView2<'_, f32>, b: &ArrayView2<'_, f32>, keep: bool, c: &mut [f32]) {
+    match (strided(a), strided(b)) {
+        (Some(a), Some(b)) => gemm::multiply(a, b, keep, c),
+        _ => with_ndarray(a, b, keep, c),
+    }
 }
 
-/// A matrix over a slice, rows of length `cols` every `stride` values.
+/// A view as the single-precision product takes it; nothing when its values are not in one piece.
+fn strided<'a>(view: &'a ArrayView2<'_, f32>) -> Option<Strided<'a>> {
+    let (rows, cols) = view.dim();
+    let strides = [view.strides()[0], view.strides()[1]];
+    let [Ok(down), Ok(across)] = strides.map(usize::try_from) else {
+        return None;
+    };
+    Some(Strided {
+        values: view.as_slice_memory_order()?,
+        rows,
+        cols,
+        // An axis of length 1 may have any stride.
+        strides: [down.max(1), across.max(1)],
+    })
+}
+
+fn with_ndarray<E: Real>(a: &ArrayView2<'_, E>, b: &ArrayView2<'_, E>, keep: bool, c: &mut [E]) {
+    let beta = if keep { E::one() } else { E::zero() };
+    let mut c = matrix_mut(c, a.nrows(), b.ncols());
+    general_mat_mul(E::one(), a, b, beta, &mut c);
+}
+
+/// A matrix over a slice, row by row.
 pub(crate) fn matrix<E>(values: &[E], rows: usize, cols: usize) -> ArrayView2<'_, E> {
     ArrayView2::from_shape((rows, cols), values).expect("rows times columns values")
 }
 
 /// As [`matrix`], to write to.
-pub(crate) fn matrix_mut<E>(values: &mut [E], rows: usize, cols: usize) -> ArrayViewMut2<'_, E> {
+fn matrix_mut<E>(values: &mut [E], rows: usize, cols: usize) -> ArrayViewMut2<'_, E> {
     ArrayViewMut2::from_shape((rows, cols), values).expect("rows times columns values")
 }
 
