@@ -18,6 +18,7 @@ pub mod outcome;
 pub mod plots;
 pub mod prepare;
 pub mod privacy;
+pub mod privacy_ledger;
 pub mod privacy_report;
 pub mod privacy_section;
 pub mod progress;

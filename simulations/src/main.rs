@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use consilium::errors::refused_cohort;
 use consilium::scenario::Loaded;
-use consilium::{cohorts, demo, evaluate, prepare, privacy, simulate};
+use consilium::{cohorts, demo, evaluate, prepare, privacy, privacy_ledger, simulate};
 use consilium_core::SiteId;
 use consilium_core::clock::{Clock as _, SystemClock};
 use consilium_models::{DeviceChoice, Version};
@@ -97,6 +97,10 @@ enum PrivacyCommand {
     ///
     /// Example: consilium privacy calibrate --epsilon 3 --delta 1e-5 --sampling-rate 0.02 --steps 500
     Calibrate(privacy::CalibrateArguments),
+    /// Check a site's exported ledger and print what it has spent, by study and in all.
+    ///
+    /// Example: consilium privacy ledger ledger.json --delta 1e-5
+    Ledger(privacy_ledger::LedgerArguments),
 }
 
 #[derive(Subcommand)]
@@ -307,6 +311,11 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
         Command::Privacy(PrivacyCommand::Calibrate(arguments)) => {
             let found = privacy::calibrate(&arguments)?;
             output::print(format, &found, privacy::Calibration::to_text);
+            Ok(())
+        }
+        Command::Privacy(PrivacyCommand::Ledger(arguments)) => {
+            let audited = privacy_ledger::ledger(&arguments)?;
+            output::print(format, &audited, privacy_ledger::Audited::to_text);
             Ok(())
         }
         Command::Model(ModelCommand::List) => {

@@ -100,10 +100,14 @@ impl PrivacySection {
             let steps = attempts * u64::from(training.local_steps);
             let declared = f64::from(section.declared_patients);
             let rate = (training.batch as f64 / declared).min(1.0);
-            let delta = self.delta.unwrap_or((1e-5_f64).min(1.0 / (10.0 * declared)));
+            let delta = self
+                .delta
+                .unwrap_or((1e-5_f64).min(1.0 / (10.0 * declared)));
             if !(delta > 0.0 && delta <= 1.0 / declared) {
                 return Err(refuse(
-                    &format!("delta {delta} is not above 0 and at most one of site {site}'s {declared} patients"),
+                    &format!(
+                        "delta {delta} is not above 0 and at most one of site {site}'s {declared} patients"
+                    ),
                     "leave delta out, or give at most 1 / (10 declared_patients)",
                 ));
             }
@@ -131,7 +135,9 @@ impl PrivacySection {
             let plan = Plan::new(PlanSettings {
                 unit: section.privacy_unit,
                 adjacency: self.adjacency,
-                clip: Clip::Fixed(rule.map_err(|error| refuse(&error.to_string(), "see [training]"))?),
+                clip: Clip::Fixed(
+                    rule.map_err(|error| refuse(&error.to_string(), "see [training]"))?,
+                ),
                 noise_multiplier: multiplier,
                 noise_level: self.noise_level,
                 sampling_rate: rate,
@@ -158,7 +164,10 @@ impl PrivacySection {
     fn calibrate(&self, rate: f64, steps: u64, delta: f64) -> Result<f64, OperatorError> {
         let epsilon = self.epsilon.unwrap_or(DEFAULT_EPSILON);
         let unreachable = |error: dp_rs::accounting::AccountingError| {
-            refuse(&error.to_string(), "see [privacy], [schedule] and [training]")
+            refuse(
+                &error.to_string(),
+                "see [privacy], [schedule] and [training]",
+            )
         };
         let target = Target::new(epsilon, delta, self.adjacency).map_err(unreachable)?;
         noise_multiplier(target, |noise| {

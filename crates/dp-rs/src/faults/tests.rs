@@ -127,7 +127,10 @@ fn every_unit_is_drawn_by_chance() -> bool {
     !seen.contains(&false) && variance > 4.0
 }
 
-const CHECKS: [(&str, fn() -> bool); 6] = [
+/// What is promised, and whether it holds.
+type Check = (&'static str, fn() -> bool);
+
+const CHECKS: [Check; 6] = [
     (
         "one unit moves the sum by the clip norm at most",
         one_unit_moves_the_sum_by_the_clip_norm_at_most,
