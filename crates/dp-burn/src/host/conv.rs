@@ -2,6 +2,7 @@
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
+use ndarray::ArrayView2;
 
 use super::product::{Product, Room};
 use super::real::{Real, matrix};
@@ -35,7 +36,8 @@ impl Convolution {
             windows.window(),
             windows.positions(),
         );
-        let weight = E::values(weight);
+        let weights = groups(E::values(weight), windows.groups, p, q);
+        let lefts: Vec<_> = weights.iter().map(E::left).collect();
         let mut output = vec![E::zero(); self.rows * self.outputs * positions];
         if let Some(bias) = bias.map(E::values) {
             let channels = output.chunks_exact_mut(positions.max(1));
@@ -49,7 +51,6 @@ impl Convolution {
         let parts = output.chunks_exact_mut(p * positions);
         for (index, (map, to)) in maps.zip(parts).enumerate() {
             let group = index % windows.groups;
-            let weight = &weight[group * p * q..(group + 1) * p * q];
             let columns = if windows.is_pointwise() {
                 map
             } else {
@@ -57,8 +58,7 @@ impl Convolution {
                 unfolder.unfold(map, columns, positions, 0);
                 columns
             };
-            let (weight, columns) = (matrix(weight, p, q), matrix(columns, q, positions));
-            E::multiply(&weight, &columns, true, to);
+            E::times(&lefts[group], &matrix(columns, q, positions), true, to);
         }
         let [height, width] = windows.output;
         E::tensor(
@@ -75,7 +75,9 @@ impl Convolution {
             windows.window(),
             windows.positions(),
         );
-        let weight = E::values(weight);
+        let weights = groups(E::values(weight), windows.groups, p, q);
+        let weights: Vec<_> = weights.iter().map(|weight| weight.t()).collect();
+        let lefts: Vec<_> = weights.iter().map(E::left).collect();
         let mut dx = vec![E::zero(); self.rows * windows.map()];
         let mut columns = Vec::new();
         let mut unfolder = Unfolder::new(windows);
@@ -83,13 +85,12 @@ impl Convolution {
         let parts = E::values(dy).chunks_exact(p * positions);
         for (index, (map, dy)) in maps.zip(parts).enumerate() {
             let group = index % windows.groups;
-            let weight = matrix(&weight[group * p * q..(group + 1) * p * q], p, q);
             let dy = matrix(dy, p, positions);
             if windows.is_pointwise() {
-                E::multiply(&weight.t(), &dy, false, map);
+                E::times(&lefts[group], &dy, false, map);
             } else {
                 let columns = room(&mut columns, q * positions);
-                E::multiply(&weight.t(), &dy, false, columns);
+                E::times(&lefts[group], &dy, false, columns);
                 unfolder.fold(columns, positions, 0, map);
             }
         }
@@ -140,4 +141,10 @@ impl Convolution {
         let db = db.into_iter().map(E::from_f64).collect();
         E::tensor(db, Shape::from([self.outputs]))
     }
+}
+
+/// The weights of each group, `[p, q]`.
+fn groups<E>(weight: &[E], groups: usize, p: usize, q: usize) -> Vec<ArrayView2<'_, E>> {
+    let parts = weight.chunks_exact(p * q).take(groups);
+    parts.map(|part| matrix(part, p, q)).collect()
 }

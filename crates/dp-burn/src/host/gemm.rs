@@ -35,36 +35,71 @@ pub(crate) struct Strided<'a> {
     pub strides: [usize; 2],
 }
 
+/// A left operand, packed once for many products.
+#[derive(Debug)]
+pub(crate) struct Left<'a> {
+    a: Strided<'a>,
+    /// Blocks of eight rows, stretch by stretch of the inner dimension.
+    packed: Vec<f32>,
+}
+
 thread_local! {
-    /// Packed operands, kept from call to call.
-    static PACKED: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// One panel of the right operand, kept from call to call.
+    static PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<'a> Left<'a> {
+    pub fn new(a: Strided<'a>) -> Self {
+        let mut packed = Vec::new();
+        if a.rows < THIN {
+            return Self { a, packed };
+        }
+        for start in (0..a.cols).step_by(DEPTH) {
+            pack_left(a, start, DEPTH.min(a.cols - start), &mut packed);
+        }
+        Self { a, packed }
+    }
+
+    /// `c = a b + keep c` with `c` row by row.
+    pub fn multiply(&self, b: Strided<'_>, keep: bool, c: &mut [f32]) {
+        run(self.a, Some(&self.packed), b, keep, c);
+    }
 }
 
 /// `c = a b + keep c` with `c` row by row.
 pub(crate) fn multiply(a: Strided<'_>, b: Strided<'_>, keep: bool, c: &mut [f32]) {
+    let both_along = a.strides[1] == 1 && b.strides[0] == 1 && a.cols >= LONG;
+    if a.rows < THIN || both_along {
+        run(a, None, b, keep, c);
+    } else {
+        Left::new(a).multiply(b, keep, c);
+    }
+}
+
+fn run(a: Strided<'_>, packed: Option<&[f32]>, b: Strided<'_>, keep: bool, c: &mut [f32]) {
     if b.cols == 0 || a.rows == 0 {
         return;
     }
     if !keep {
         c.fill(0.0);
     }
-    PACKED.with_borrow_mut(|(left, right)| {
+    PANEL.with_borrow_mut(|panel| {
         ARCH.dispatch(Multiply {
             a,
+            packed,
             b,
             c,
-            left,
-            right,
+            panel,
         });
     });
 }
 
 struct Multiply<'a> {
     a: Strided<'a>,
+    packed: Option<&'a [f32]>,
     b: Strided<'a>,
     c: &'a mut [f32],
-    left: &'a mut Vec<f32>,
-    right: &'a mut Vec<f32>,
+    panel: &'a mut Vec<f32>,
 }
 
 impl WithSimd for Multiply<'_> {
@@ -74,28 +109,31 @@ impl WithSimd for Multiply<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             a,
+            packed,
             b,
             c,
-            left,
-            right,
+            panel,
         } = self;
         if a.rows < THIN {
             return thin(a, b, c);
         }
-        if a.strides[1] == 1 && b.strides[0] == 1 && a.cols >= LONG {
+        let Some(packed) = packed else {
             return inner_products(simd, a, b, c);
-        }
+        };
         let cols = b.cols;
         let wide = 2 * S::F32_LANES;
+        let height = a.rows.div_ceil(ROWS) * ROWS;
         for start in (0..a.cols).step_by(DEPTH) {
             let depth = DEPTH.min(a.cols - start);
-            pack_left(a, start, depth, left);
-            let panel = depth * wide;
-            right.resize(right.len().max(panel), 0.0);
+            let left = &packed[start * height..(start + depth) * height];
+            if panel.len() < depth * wide {
+                panel.resize(depth * wide, 0.0);
+            }
+            let panel = &mut panel[..depth * wide];
             for first in (0..cols).step_by(wide) {
                 let width = wide.min(cols - first);
-                pack_right(b, start, depth, first, width, wide, &mut right[..panel]);
-                let (right, _) = S::as_simd_f32s(&right[..panel]);
+                pack_right(b, start, depth, first, width, wide, panel);
+                let (right, _) = S::as_simd_f32s(panel);
                 let (right, _) = right.as_chunks::<2>();
                 for (block, left) in left.chunks_exact(depth * ROWS).enumerate() {
                     let (left, _) = left.as_chunks::<ROWS>();
@@ -273,14 +311,13 @@ fn tile<S: Simd>(simd: S, left: &[[f32; ROWS]], right: &[[S::f32s; 2]]) -> [[S::
     sums
 }
 
-/// Blocks of eight rows, `[block][inner][row]`, with zeros for missing rows.
-#[inline(always)]
+/// Appends blocks of eight rows, `[block][inner][row]`, with zeros for missing rows.
 fn pack_left(a: Strided<'_>, start: usize, depth: usize, to: &mut Vec<f32>) {
     let blocks = a.rows.div_ceil(ROWS);
-    to.clear();
-    to.resize(blocks * depth * ROWS, 0.0);
+    let before = to.len();
+    to.resize(before + blocks * depth * ROWS, 0.0);
     let [down, across] = a.strides;
-    for (block, to) in to.chunks_exact_mut(depth * ROWS).enumerate() {
+    for (block, to) in to[before..].chunks_exact_mut(depth * ROWS).enumerate() {
         let rows = ROWS.min(a.rows - block * ROWS);
         let (to, _) = to.as_chunks_mut::<ROWS>();
         let base = block * ROWS * down + start * across;

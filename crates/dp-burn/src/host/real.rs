@@ -8,7 +8,7 @@ use burn::tensor::{Bytes, DType, Shape};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, LinalgScalar};
 
-use super::gemm::{self, Strided};
+use super::gemm::{self, Left, Strided};
 
 /// `f32` or `f64`.
 pub(crate) trait Real:
@@ -20,12 +20,18 @@ pub(crate) trait Real:
     fn values(tensor: &FlexTensor) -> &[Self];
     /// A tensor of these values.
     fn tensor(values: Vec<Self>, shape: Shape) -> FlexTensor;
+    /// A left operand, made ready for many products.
+    type Left<'a>;
+    /// Makes it ready.
+    fn left<'a>(a: &'a ArrayView2<'_, Self>) -> Self::Left<'a>;
+    /// `c = left b + keep c`, with `c` row by row.
+    fn times(left: &Self::Left<'_>, b: &ArrayView2<'_, Self>, keep: bool, c: &mut [Self]);
     /// `c = a b + keep c`, with `c` row by row.
     fn multiply(a: &ArrayView2<'_, Self>, b: &ArrayView2<'_, Self>, keep: bool, c: &mut [Self]);
 }
 
 macro_rules! real {
-    ($float:ty, $dtype:expr, $multiply:expr) => {
+    ($float:ty, $dtype:expr, $multiply:expr, $left:ty, $make:expr, $times:expr) => {
         impl Real for $float {
             fn from_f64(value: f64) -> Self {
                 value as $float
@@ -44,6 +50,16 @@ macro_rules! real {
                 FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), $dtype)
             }
 
+            type Left<'a> = $left;
+
+            fn left<'a>(a: &'a ArrayView2<'_, Self>) -> Self::Left<'a> {
+                $make(a)
+            }
+
+            fn times(left: &Self::Left<'_>, b: &ArrayView2<'_, Self>, keep: bool, c: &mut [Self]) {
+                $times(left, b, keep, c);
+            }
+
             fn multiply(
                 a: &ArrayView2<'_, Self>,
                 b: &ArrayView2<'_, Self>,
@@ -56,8 +72,48 @@ macro_rules! real {
     };
 }
 
-real!(f32, DType::F32, single);
-real!(f64, DType::F64, with_ndarray);
+real!(
+    f32,
+    DType::F32,
+    single,
+    Single<'a>,
+    Single::new,
+    Single::times
+);
+real!(
+    f64,
+    DType::F64,
+    with_ndarray,
+    ArrayView2<'a, f64>,
+    view,
+    with_ndarray
+);
+
+fn view<'a>(a: &'a ArrayView2<'_, f64>) -> ArrayView2<'a, f64> {
+    a.view()
+}
+
+/// A packed left operand; the view itself where it is not in one piece.
+pub(crate) struct Single<'a> {
+    packed: Option<Left<'a>>,
+    view: ArrayView2<'a, f32>,
+}
+
+impl<'a> Single<'a> {
+    fn new(a: &'a ArrayView2<'_, f32>) -> Self {
+        Self {
+            packed: strided(a).map(Left::new),
+            view: a.view(),
+        }
+    }
+
+    fn times(&self, b: &ArrayView2<'_, f32>, keep: bool, c: &mut [f32]) {
+        match (&self.packed, strided(b)) {
+            (Some(left), Some(b)) => left.multiply(b, keep, c),
+            _ => with_ndarray(&self.view, b, keep, c),
+        }
+    }
+}
 
 fn single(a: &ArrayView2<'_, f32>, b: &ArrayView2<'_, f32>, keep: bool, c: &mut [f32]) {
     match (strided(a), strided(b)) {

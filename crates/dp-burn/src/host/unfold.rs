@@ -13,6 +13,8 @@ pub(crate) struct Unfolder<E> {
     /// Height and width of a phase.
     phase: [usize; 2],
     phases: Vec<E>,
+    /// Whether the padding in the phases is not 0.
+    dirty: bool,
 }
 
 impl<E: Real> Unfolder<E> {
@@ -26,6 +28,7 @@ impl<E: Real> Unfolder<E> {
             windows,
             phase,
             phases: vec![E::zero(); sy * sx * phase[0] * phase[1]],
+            dirty: false,
         }
     }
 
@@ -46,9 +49,17 @@ impl<E: Real> Unfolder<E> {
                 for j in 0..kw {
                     let from = self.origin(i, j);
                     let to = &mut columns[start..start + height * across];
-                    for (row, to) in to.chunks_exact_mut(across).enumerate() {
-                        let from = from + row * self.phase[1];
-                        to.copy_from_slice(&self.phases[from..from + across]);
+                    let from = &self.phases[from..];
+                    match across {
+                        8 => copy_rows::<E, 8>(from, self.phase[1], to),
+                        16 => copy_rows::<E, 16>(from, self.phase[1], to),
+                        32 => copy_rows::<E, 32>(from, self.phase[1], to),
+                        _ => {
+                            let rows = to.chunks_exact_mut(across);
+                            for (to, from) in rows.zip(from.chunks(self.phase[1])) {
+                                to.copy_from_slice(&from[..across]);
+                            }
+                        }
                     }
                     start += width;
                 }
@@ -70,15 +81,23 @@ impl<E: Real> Unfolder<E> {
         let mut start = offset;
         for channel in map.chunks_exact_mut(plane) {
             self.phases.fill(E::zero());
+            self.dirty = true;
             for i in 0..kh {
                 for j in 0..kw {
                     let to = self.origin(i, j);
                     let from = &columns[start..start + height * across];
-                    for (row, from) in from.chunks_exact(across).enumerate() {
-                        let to = to + row * self.phase[1];
-                        let to = &mut self.phases[to..to + across];
-                        for (to, &from) in to.iter_mut().zip(from) {
-                            *to += from;
+                    let to = &mut self.phases[to..];
+                    match across {
+                        8 => add_rows::<E, 8>(from, self.phase[1], to),
+                        16 => add_rows::<E, 16>(from, self.phase[1], to),
+                        32 => add_rows::<E, 32>(from, self.phase[1], to),
+                        _ => {
+                            let rows = from.chunks_exact(across);
+                            for (from, to) in rows.zip(to.chunks_mut(self.phase[1])) {
+                                for (to, &from) in to.iter_mut().zip(from) {
+                                    *to += from;
+                                }
+                            }
                         }
                     }
                     start += width;
@@ -108,23 +127,26 @@ impl<E: Real> Unfolder<E> {
             ..
         } = self.windows;
         let [rows, cols] = self.phase;
+        // Every channel writes the same places: the padding stays 0.
+        if std::mem::take(&mut self.dirty) {
+            self.phases.fill(E::zero());
+        }
         for (index, phase) in self.phases.chunks_exact_mut(rows * cols).enumerate() {
             let (py, px) = (index / sx, index % sx);
             let (first, end) = inside(left, px, sx, width, cols);
+            if first >= end {
+                continue;
+            }
             for (row, to) in phase.chunks_exact_mut(cols).enumerate() {
                 let y = (row * sy + py).wrapping_sub(top);
-                if y >= height || first >= end {
-                    to.fill(E::zero());
+                if y >= height {
                     continue;
                 }
                 let from = &channel[y * width + first * sx + px - left..(y + 1) * width];
-                to[..first].fill(E::zero());
-                to[end..].fill(E::zero());
                 let to = &mut to[first..end];
                 match sx {
                     1 => to.copy_from_slice(&from[..to.len()]),
-                    // A constant step is what the compiler can vectorise.
-                    2 => every(to, from.iter().step_by(2)),
+                    2 => every_second(to, from),
                     step => every(to, from.iter().step_by(step)),
                 }
             }
@@ -149,9 +171,53 @@ impl<E: Real> Unfolder<E> {
                     continue;
                 }
                 let to = &mut channel[y * width + first * sx + px - left..(y + 1) * width];
-                for (to, &from) in to.iter_mut().step_by(sx).zip(&from[first..end]) {
-                    *to = from;
+                let from = &from[first..end];
+                if sx == 2 {
+                    let (pairs, rest) = to.as_chunks_mut::<2>();
+                    for (to, &from) in pairs.iter_mut().zip(from) {
+                        to[0] = from;
+                    }
+                    if let ([to], Some(&from)) = (rest, from.get(pairs.len())) {
+                        *to = from;
+                    }
+                } else {
+                    for (to, &from) in to.iter_mut().step_by(sx).zip(from) {
+                        *to = from;
+                    }
                 }
+            }
+        }
+    }
+}
+
+/// In pairs, which the compiler turns into shuffles of whole vectors.
+fn every_second<E: Real>(to: &mut [E], from: &[E]) {
+    let (pairs, rest) = from.as_chunks::<2>();
+    for (to, pair) in to.iter_mut().zip(pairs) {
+        *to = pair[0];
+    }
+    if let (Some(to), [last]) = (to.get_mut(pairs.len()), rest) {
+        *to = *last;
+    }
+}
+
+/// Rows of a length that is known to the compiler: no call per row.
+fn copy_rows<E: Real, const N: usize>(from: &[E], stride: usize, to: &mut [E]) {
+    let (to, _) = to.as_chunks_mut::<N>();
+    for (to, from) in to.iter_mut().zip(from.chunks(stride)) {
+        if let Some(from) = from.first_chunk::<N>() {
+            *to = *from;
+        }
+    }
+}
+
+/// As [`copy_rows`], adding.
+fn add_rows<E: Real, const N: usize>(from: &[E], stride: usize, to: &mut [E]) {
+    let (from, _) = from.as_chunks::<N>();
+    for (from, to) in from.iter().zip(to.chunks_mut(stride)) {
+        if let Some(to) = to.first_chunk_mut::<N>() {
+            for lane in 0..N {
+                to[lane] += from[lane];
             }
         }
     }
