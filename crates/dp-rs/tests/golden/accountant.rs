@@ -121,7 +121,8 @@ pub fn gaussian_full_batch(case: &Case) {
     case.expect("eps_zcdp_simple", zcdp::simple_epsilon(rho, delta), 1e-9);
     let optimal = zcdp::epsilon(rho, delta);
     case.expect("eps_zcdp_optimal_conversion", optimal.epsilon, 1e-9);
-    case.expect("order_zcdp_optimal", optimal.order, 1e-6);
+    // The files' orders are up to 2e-8 off the root of the derivative: a flat minimum was searched there.
+    case.expect("order_zcdp_optimal", optimal.order, 1e-7);
     renyi_columns(case, &ledger, delta);
     if case.has("pld_connect_the_dots_h1e-4") {
         let dots = losses.with_mesh(1e-4).epsilon(delta).value;

@@ -113,7 +113,8 @@ pub fn zcdp(case: &Case) {
     let optimal = concentrated::epsilon(rho, delta);
     case.expect("eps_optimal", optimal.epsilon, 1e-9);
     // The minimum is flat; the order is known to about the root of the epsilon's precision.
-    case.expect("order", optimal.order, 1e-6);
+    // The files' orders are up to 2e-8 off the root of the derivative: a flat minimum was searched there.
+    case.expect("order", optimal.order, 1e-7);
 }
 
 pub fn conversion(case: &Case) {
