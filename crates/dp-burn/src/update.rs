@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use crate::host::op;
 use crate::{Grouping, Parameters, Refusal};
 
 /// `parameter - learning_rate * gradient` for every trainable parameter, with `gradient` in the order of
@@ -83,8 +84,17 @@ impl ModuleMapper for Descent<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let value = param.val();
         let (device, dtype) = (value.device().inner(), value.dtype());
+        let in_place = dtype == DType::F32 && op::is_host(&value);
         // Let go of it, so that the new value can take its place in memory.
         drop(value);
+        if in_place {
+            let Some(index) = self.parameters.position(param.id) else {
+                return param;
+            };
+            let parameter = &self.parameters.as_slice()[index];
+            let gradient = &self.gradient[parameter.offset..parameter.offset + parameter.len];
+            return param.map(|value| descend(value, gradient, self.learning_rate as f32, &device));
+        }
         match part(self.parameters, self.gradient, &param, &device, dtype) {
             None => param,
             Some(gradient) => param.map(|value| {
@@ -93,6 +103,22 @@ impl ModuleMapper for Descent<'_> {
             }),
         }
     }
+}
+
+/// On the host: no copy of the gradient, and none of the values when nobody else holds them.
+fn descend<const D: usize>(
+    value: Tensor<D>,
+    gradient: &[f32],
+    learning_rate: f32,
+    device: &Device,
+) -> Tensor<D> {
+    let mut data = value.inner().into_data();
+    let values = data.as_mut_slice::<f32>();
+    // Cannot fail: the precision was checked.
+    for (value, gradient) in values.expect("single precision").iter_mut().zip(gradient) {
+        *value -= learning_rate * gradient;
+    }
+    Tensor::from_data(data, device).autodiff().require_grad()
 }
 
 #[cfg(feature = "optim")]

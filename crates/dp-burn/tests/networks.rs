@@ -8,7 +8,7 @@ use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d
 use burn::tensor::activation::{log_softmax, relu};
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use common::{Case, agrees, device, dtype_of, norm, recorded, rows, set};
-use dp_burn::{Grouping, Layers, Plain, Recorder, Units};
+use dp_burn::{Grouping, Layers, Parameters, Plain, Recorder, Refusal, Units, gradient_descent};
 use dp_rs::gradients::UnitGradients;
 
 #[derive(Module, Debug)]
@@ -279,4 +279,44 @@ fn groups_split_the_norms_and_the_factors() {
     let head = 20 * 30 + 30 + 30 * 30 + 30;
     assert!(only[..head].iter().all(|&v| v == 0.0));
     assert_eq!(only[head..], whole[head..]);
+}
+
+fn all_values(net: &Mlp) -> Vec<f64> {
+    let params = [&net.first, &net.second, &net.head];
+    let values = params.into_iter().flat_map(|layer| {
+        let mut values: Vec<f64> = layer.weight.val().into_data().iter().collect();
+        values.extend(layer.bias.as_ref().unwrap().val().into_data().iter::<f64>());
+        values
+    });
+    values.collect()
+}
+
+#[test]
+fn descent_moves_trainable_parameters_by_the_flat_gradient_and_no_others() {
+    for dtype in [FloatDType::F32, FloatDType::F64] {
+        let net = set(Tables.net(&device()), dtype);
+        let net = Mlp {
+            first: net.first.no_grad(),
+            ..net
+        };
+        let before = all_values(&net);
+        let parameters = Parameters::of(&net, Grouping::Flat).unwrap();
+        let gradient: Vec<f32> = (0..parameters.values()).map(|i| i as f32).collect();
+        let wrong = gradient_descent(net.clone(), &gradient[1..], 0.5).unwrap_err();
+        assert!(matches!(wrong, Refusal::Length { .. }));
+        let net = gradient_descent(net, &gradient, 0.5).unwrap();
+        let frozen = 20 * 30 + 30;
+        let moved = all_values(&net).into_iter().zip(before).enumerate();
+        for (index, (after, before)) in moved {
+            let expected = before - index.saturating_sub(frozen) as f64 * 0.5;
+            assert!(
+                (after - expected).abs() <= 1e-6 * expected.abs(),
+                "{index}: {after} {expected}"
+            );
+        }
+        assert_eq!(
+            Parameters::of(&net, Grouping::Flat).unwrap().as_slice(),
+            parameters.as_slice()
+        );
+    }
 }
