@@ -65,6 +65,7 @@
 //! known, their weighted sum as one matrix product. On the CPU this runs on the host's own kernels; on other
 //! devices on Burn's operations.
 
+mod attention;
 mod book;
 mod broadcast;
 mod convolution;
@@ -84,6 +85,7 @@ mod update;
 mod validate;
 mod verify;
 
+pub use attention::{AttentionInput, attention};
 pub use book::BookKeeping;
 pub use error::Refusal;
 pub use group_norm::group_norm_for;

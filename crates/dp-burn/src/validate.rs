@@ -85,7 +85,7 @@ pub(crate) fn not_covered(parameter: &Parameter) -> Refusal {
     let composite = |container: &&String| COMPOSITE.contains(&container.as_str());
     let composite = parameter.containers.iter().find(composite);
     let remedy = if composite.is_some() {
-        "call the layers inside one by one through `Layers`, or freeze them"
+        "call the layers inside one by one through `Layers` (attention: `attention`), or freeze them"
     } else if COVERED.contains(&holder) {
         "call the layer through `Layers` in the forward pass, or freeze it"
     } else if UNSUPPORTED.contains(&holder) {

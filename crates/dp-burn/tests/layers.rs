@@ -5,6 +5,7 @@
 mod common;
 
 use burn::module::{Module, Param};
+use burn::nn::attention::{MhaInput, MultiHeadAttention, MultiHeadAttentionConfig};
 use burn::nn::conv::{
     Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig,
 };
@@ -13,9 +14,9 @@ use burn::nn::{
     LayerNorm, LayerNormConfig, Linear, LinearConfig, PaddingConfig1d, PaddingConfig2d, RmsNorm,
     RmsNormConfig,
 };
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use common::{Case, agrees, dtype_of, losses, rows};
-use dp_burn::Layers;
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use common::{Case, agrees, device, dtype_of, losses, rows};
+use dp_burn::{AttentionInput, Layers, Plain, attention};
 
 /// A case of one layer: its configuration, the shape of a row, and the call.
 macro_rules! layer {
@@ -359,4 +360,50 @@ fn a_weight_that_is_also_used_elementwise() {
         }
     }
     agrees(&One);
+}
+
+#[derive(Module, Debug)]
+struct Attending {
+    layer: MultiHeadAttention,
+}
+
+/// Rows of four positions, the last of which is padding in every row.
+fn padding(of: &[usize]) -> Tensor<2, Bool> {
+    let padding: Vec<bool> = of
+        .iter()
+        .flat_map(|_| [false, false, false, true])
+        .collect();
+    Tensor::from_data(TensorData::new(padding, [of.len(), 4]), &Device::flex())
+}
+
+#[test]
+fn attention_with_padding() {
+    struct One;
+    impl Case for One {
+        type Net = Attending;
+        fn net(&self, device: &Device) -> Attending {
+            let config = MultiHeadAttentionConfig::new(6, 2).with_dropout(0.0);
+            Attending {
+                layer: config.init(device),
+            }
+        }
+        fn losses(&self, net: &Attending, layers: &mut impl Layers, of: &[usize]) -> Tensor<1> {
+            let mut input = AttentionInput::own(rows(1, of, [0, 4, 6], dtype_of(net)));
+            input.padding = Some(padding(of));
+            losses(attention(layers, &net.layer, input), 2, of)
+        }
+    }
+    agrees(&One);
+
+    let layer = One.net(&device()).layer;
+    let of = [0, 1, 2];
+    let x: Tensor<3> = rows(1, &of, [0, 4, 6], DType::F32);
+    let mut input = AttentionInput::own(x.clone());
+    input.padding = Some(padding(&of));
+    let ours = attention(&mut Plain, &layer, input);
+    let theirs = layer
+        .forward(MhaInput::self_attn(x).mask_pad(padding(&of)))
+        .context;
+    let difference = (ours - theirs).abs().max().into_scalar::<f32>();
+    assert!(difference < 1e-6, "{difference}");
 }
