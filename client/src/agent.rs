@@ -68,7 +68,7 @@ pub struct Agent<P> {
     /// What this site agreed to, in a private study.
     protection: Option<Protection>,
     /// What this site has spent, as it lies in the store.
-    standing: Standing,
+    standing: Arc<Standing>,
     /// The attempt that the server has told of.
     known: Option<Attempt>,
     /// Digests of the shared groups in the model that the server's last answer names.
@@ -169,7 +169,7 @@ impl<P: Peer> Agent<P> {
             participation,
             worker,
             protection,
-            standing,
+            standing: Arc::new(standing),
             known: None,
             digests: BTreeMap::new(),
             delivered: None,
@@ -256,7 +256,7 @@ impl<P: Peer> Agent<P> {
     async fn train(&mut self, plan: &RoundPlan) -> Result<(), AgentError> {
         let (round, attempt) = (plan.round, plan.attempt);
         info!(round, attempt, "round received");
-        let admitted = self.admitted()?;
+        let admitted = self.admitted().await?;
         let global = self.model(plan.model, round - 1).await?;
         let own = self
             .store
@@ -279,7 +279,8 @@ impl<P: Peer> Agent<P> {
             .seal(&name, &participation, update, local, now)
             .await?;
         if let Some(entry) = entry {
-            self.standing.ledger.push(entry).map_err(Refusal::from)?;
+            let standing = Arc::make_mut(&mut self.standing);
+            standing.ledger.push(entry).map_err(Refusal::from)?;
         }
         self.participation = participation.clone();
         info!(round, attempt, digest = %digest, "update sealed");
@@ -295,13 +296,18 @@ impl<P: Peer> Agent<P> {
     }
 
     /// The cost of the next round, if the study is private: it is within the budgets of study and site.
-    fn admitted(&self) -> Result<Option<Repeated>, AgentError> {
+    async fn admitted(&self) -> Result<Option<Repeated>, AgentError> {
         let Some(protection) = &self.protection else {
             return Ok(None);
         };
         let cost = self.worker.round_cost();
         let cost = cost.ok_or_else(|| Refusal::Missing(self.study.name.clone()))?;
-        protection.admit(&self.standing, cost)?;
+        // Accounting takes long enough to let a connection starve.
+        let (protection, standing, asked) =
+            (protection.clone(), Arc::clone(&self.standing), cost.clone());
+        tokio::task::spawn_blocking(move || protection.admit(&standing, &asked))
+            .await
+            .map_err(|_| AgentError::WorkPanicked)??;
         Ok(Some(cost.clone()))
     }
 

@@ -126,6 +126,15 @@ fn what_is_configured_wrongly_is_refused_with_exit_code_3_before_anything_is_tou
         refused("name = \"localhost\"", "name = \"not a name\""),
         "config_wrong_value"
     );
+    for budget in [
+        "epsilon = inf",
+        "epsilon = 0",
+        "epsilon = -1.0",
+        "epsilon = 1.0\ndelta = 1.0",
+    ] {
+        let budget = format!("[privacy]\n{budget}\n[identity]");
+        assert_eq!(refused("[identity]", &budget), "config_wrong_value");
+    }
 }
 
 #[test]
@@ -233,7 +242,7 @@ fn help_names_every_command() {
         .output()
         .unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
-    for word in ["run", "status", "config", "Example:"] {
+    for word in ["run", "status", "privacy", "config", "Example:"] {
         assert!(help.contains(word), "{help}");
     }
 }

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use consilium_core::study::{Aggregation, ModelChoice, Randomness, Schedule, WeightRule};
+use consilium_core::study::{
+    Aggregation, ModelChoice, PrivacyMode, Randomness, Schedule, WeightRule,
+};
 use consilium_core::{ModelVector, Participant, RoundPlan, Seed, Study};
 use consilium_data::generated::{self, GeneratedKind, GeneratedSpec};
 use consilium_data::{Cohort, Part};
@@ -12,9 +14,12 @@ use consilium_site::agent::{Agent, AgentError, Errand, Joined, MakeWork};
 use consilium_site::outcome::Outcome;
 use consilium_site::peer::Peer;
 use consilium_site::preparation::Preparation;
+use consilium_site::privacy::SiteBudget;
 use consilium_site::training::{SiteRecords, SiteTraining};
 use consilium_site::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
 use consilium_store::site::SiteStore;
+use dp_rs::agreement::Agreement;
+use dp_rs::event::Repeated;
 
 use super::{Consortium, ROUNDS, SITES, ServerState, join_all, site};
 
@@ -67,10 +72,14 @@ impl LocalWork for Watched {
     fn preparation(&self) -> Option<Preparation> {
         self.work.preparation()
     }
+
+    fn round_cost(&self) -> Option<Repeated> {
+        self.work.round_cost()
+    }
 }
 
 /// Omics and survival at `a`, intensive care at `b`, activities at `c`: only the trunk is shared.
-fn spec() -> EhpalNet {
+fn spec(survival: serde_json::Value) -> EhpalNet {
     EhpalNet::from_json(&serde_json::json!({
         "modalities": {
             "omics64.v1": {"kind": "table", "slot": 3, "features": 64},
@@ -78,7 +87,7 @@ fn spec() -> EhpalNet {
             "accelerometer3.v1": {"kind": "signal", "slot": 4, "channels": 3, "length": 128},
         },
         "tasks": {
-            "survival.overall.v1": {"kind": "cox"},
+            "survival.overall.v1": survival,
             "binary.icu-mortality.v1": {"kind": "labels", "n": 1},
             "classes.activity.v1": {"kind": "classes", "n": 4},
         },
@@ -88,7 +97,24 @@ fn spec() -> EhpalNet {
 
 /// The study, and the initial values of its shared groups.
 pub fn study() -> (Study, ModelVector) {
-    let (spec, seed) = (spec(), Seed(11));
+    study_of(spec(serde_json::json!({"kind": "cox"})))
+}
+
+/// The same with private steps, as agreed by every site. A survival task in intervals: every patient then has a
+/// loss of their own.
+pub fn private_study(agreement: &Agreement) -> (Study, ModelVector) {
+    let cut_points = [6.0, 15.0, 30.0, 60.0];
+    let survival = serde_json::json!({"kind": "hazards", "cut_points": cut_points});
+    let (mut study, initial) = study_of(spec(survival));
+    study.privacy = PrivacyMode::PrivateSteps;
+    for participant in &mut study.sites {
+        participant.privacy = Some(serde_json::to_value(agreement).unwrap());
+    }
+    (study, initial)
+}
+
+fn study_of(spec: EhpalNet) -> (Study, ModelVector) {
+    let seed = Seed(11);
     let device = DeviceChoice::Cpu.open().unwrap();
     let whole = SiteNetwork::whole(&spec, seed, "real", &device).unwrap();
     let participant = |name: &str, modality: &str, task: &str| Participant {
@@ -123,7 +149,7 @@ pub fn study() -> (Study, ModelVector) {
         training: serde_json::json!({
             "omics64.v1": training, "icu24.v1": training, "accelerometer3.v1": training,
         }),
-        privacy: consilium_core::study::PrivacyMode::NoneSimulationOnly,
+        privacy: PrivacyMode::NoneSimulationOnly,
         aggregation: Aggregation {
             weights: WeightRule::EqualSite,
             minimum_holders: 3,
@@ -137,12 +163,15 @@ pub fn study() -> (Study, ModelVector) {
 /// A folder with certificates and, for each site, a cohort and a configuration.
 pub struct Real {
     pub consortium: Consortium,
+    /// What the sites that run in this process may spend.
+    pub budget: Option<SiteBudget>,
 }
 
 impl Real {
     pub fn new() -> Self {
         let real = Self {
             consortium: Consortium::new(),
+            budget: None,
         };
         for name in SITES {
             real.write_cohort(name, 1, &real.folder().join(name));
@@ -214,7 +243,7 @@ impl Real {
             site: site(name),
             study: "real".parse().unwrap(),
             metrics_file: self.folder().join(format!("state-{name}/metrics.json")),
-            budget: None,
+            budget: self.budget,
         };
         Agent::join(errand, self.store(name).await, peer, work).await
     }

@@ -17,6 +17,7 @@ use dp_rs::clipping::ClipRule;
 use dp_rs::ledger::Entry;
 use dp_rs::noise::{NoiseLevel, Randomness};
 use dp_rs::plan::{Clip, Plan, PlanSettings, Unit};
+use tokio::sync::Notify;
 
 use super::super::*;
 use crate::work::{MetricValue, Progress, Trained};
@@ -257,6 +258,8 @@ pub struct Work {
     pub taken: Option<u64>,
     /// Rounds that were trained, by every copy.
     pub trained: Arc<Mutex<u32>>,
+    /// Training has begun.
+    pub begun: Arc<Notify>,
     local: ModelVector,
 }
 
@@ -277,6 +280,7 @@ impl Work {
             announced: None,
             taken: None,
             trained: Arc::default(),
+            begun: Arc::default(),
             local: ModelVector(
                 own.into_iter()
                     .filter(|(group, _)| local.contains(group))
@@ -299,6 +303,7 @@ impl LocalWork for Work {
         local: &ModelVector,
         _: &mut dyn FnMut(Progress),
     ) -> Result<Trained, WorkError> {
+        self.begun.notify_one();
         let mut trained = self.trained.lock().unwrap();
         *trained += 1;
         // Fresh noise stands behind this: another training of the same attempt gives another update.

@@ -1,0 +1,187 @@
+//! A private study with the real network and the real program: what is spent, shown, and refused in the end.
+
+mod consortium;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use consilium_site::agent::Joined;
+use consilium_site::privacy::SiteBudget;
+use consortium::real::{Real, private_study};
+use consortium::{SITES, ServerState, join_all};
+use dp_rs::agreement::Agreement;
+use dp_rs::event::Repeated;
+use dp_rs::ledger::{Entry, Ledger};
+use serde_json::{Value, json};
+
+/// Local steps of a round of [`private_study`].
+const STEPS: u64 = 2;
+const DELTA: f64 = 1e-3;
+
+/// For `rounds` rounds, to the last bit.
+fn agreement(rounds: u64) -> Agreement {
+    let mut agreement: Agreement = serde_json::from_value(json!({
+        "plan": {
+            "unit": "patient",
+            "adjacency": "add-remove",
+            "clip": {"rule": "flat", "clip_norm": 1.0},
+            "noise_multiplier": 1.0,
+            "noise_level": "fast",
+            "sampling_rate": 0.2,
+            "expected_units": 4.0,
+            "max_records": 4
+        },
+        "steps": STEPS * rounds,
+        "delta": DELTA,
+        "epsilon": 0.0
+    }))
+    .unwrap();
+    agreement.epsilon = cost(&agreement, rounds);
+    agreement
+}
+
+fn cost(agreement: &Agreement, rounds: u64) -> f64 {
+    let guarantee = agreement.plan.guarantee(rounds * STEPS, DELTA).unwrap();
+    guarantee.epsilon
+}
+
+struct Ended {
+    exit: i32,
+    json: Value,
+    log: String,
+}
+
+fn program(config: &Path, words: &[&str]) -> Ended {
+    let output = Command::new(env!("CARGO_BIN_EXE_consilium-site"))
+        .args(words)
+        .arg("--config")
+        .arg(config)
+        .args(["--format", "json"])
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    Ended {
+        exit: output.status.code().unwrap(),
+        json: serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}\n{log}")),
+        log,
+    }
+}
+
+fn near(value: &Value, expected: f64) -> bool {
+    (value.as_f64().unwrap() - expected).abs() < 1e-9
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_spent() {
+    let agreement = agreement(u64::from(consortium::ROUNDS) + 1);
+    let (study, initial) = private_study(&agreement);
+    let mut real = Real::new();
+    real.budget = Some(SiteBudget {
+        epsilon: 100.0,
+        delta: None,
+    });
+    let server = real.consortium.serve(ServerState::of(study, initial)).await;
+    let config = real.config("a");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("localhost:7443", &server.address);
+    let write = |extra: &str| std::fs::write(&config, format!("{text}{extra}")).unwrap();
+    let run = || program(&config, &["run", "--exit-when-finished"]);
+
+    write("");
+    let ended = run();
+    assert_eq!(
+        (ended.exit, &ended.json["error"]["code"]),
+        (3, &json!("privacy_budget_not_set"))
+    );
+    assert!(ended.log.contains("[privacy]\nepsilon = "), "{}", ended.log);
+
+    // Two rounds and not three.
+    let limit = cost(&agreement, 3).next_down();
+    write(&format!("[privacy]\nepsilon = {limit}\ndelta = {DELTA}\n"));
+    let others = async {
+        let one = |name: &'static str| {
+            let (peer, real) = (real.consortium.peer(name, &server.address), &real);
+            async move {
+                let joined = real.join(name, peer, &Arc::default()).await.unwrap();
+                let Joined::Agent(agent) = joined else {
+                    panic!("{name} had finished before");
+                };
+                agent.run().await
+            }
+        };
+        join_all([SITES[1], SITES[2]].map(one)).await
+    };
+    let halted = tokio::task::spawn_blocking({
+        let config = config.clone();
+        move || program(&config, &["run", "--exit-when-finished"])
+    });
+    let halted = tokio::select! {
+        ended = others => panic!("the others finished: {ended:?}"),
+        halted = halted => halted.unwrap(),
+    };
+    for ended in [halted, run()] {
+        let error = &ended.json["error"];
+        assert_eq!(
+            (ended.exit, &error["code"]),
+            (5, &json!("privacy_budget_exhausted")),
+            "{}",
+            ended.log
+        );
+        assert!(
+            near(&error["details"]["spent"], cost(&agreement, 2)),
+            "{error}"
+        );
+        assert_eq!(error["details"]["agreed"], limit);
+        assert_eq!(error["details"]["budget_of"], "site");
+    }
+
+    let ledger = real.folder().join("ledger.json");
+    let shown = program(
+        &config,
+        &["privacy", "show", "--export", ledger.to_str().unwrap()],
+    );
+    assert_eq!(shown.exit, 0, "{}", shown.log);
+    let data = &shown.json["data"];
+    for (statement, agreed) in [
+        (&data["studies"][0], agreement.epsilon),
+        (&data["total"], limit),
+    ] {
+        let spent = cost(&agreement, 2);
+        assert!(near(&statement["spent"], spent), "{statement}");
+        assert!(near(&statement["agreed"], agreed));
+        assert!(near(&statement["remaining"], agreed - spent));
+        assert_eq!(statement["unit"], "patient");
+        assert_eq!(statement["adjacency"], "add-remove");
+        assert_eq!(statement["delta"], DELTA);
+        assert_eq!(statement["accountant"]["accountant"], "pld");
+        assert!(statement["rdp_cross_check"].as_f64().unwrap() >= spent);
+        assert_eq!(statement["noise_levels"], json!(["fast"]));
+        assert_eq!(statement["stamp"], "simulation");
+        assert_eq!(statement["releases"], 2);
+    }
+    assert_eq!(data["entries"], 2);
+
+    let entries: Vec<Entry> = serde_json::from_slice(&std::fs::read(&ledger).unwrap()).unwrap();
+    let read = Ledger::from_entries(entries).unwrap();
+    assert_eq!(data["head"], read.head());
+    let events = std::fs::read(real.folder().join("ledger.events.json")).unwrap();
+    let events: Vec<Repeated> = serde_json::from_slice(&events).unwrap();
+    assert_eq!(events, [agreement.plan.events(2 * STEPS)]);
+
+    let output = Command::new(env!("CARGO_BIN_EXE_consilium-site"))
+        .args(["privacy", "show", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for words in [
+        "study real: (epsilon, delta) = (",
+        "RDP cross-check",
+        "SIMULATION",
+        "all studies",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+}
