@@ -150,8 +150,7 @@ mod tests {
 
     #[test]
     fn a_mistyped_key_of_a_table_with_a_kind_is_found_below_its_header() {
-        let error =
-            refused("rounds = 3\n\n[chosen]\nkind = \"table\"\n# many\nfeatuers = 4\n");
+        let error = refused("rounds = 3\n\n[chosen]\nkind = \"table\"\n# many\nfeatuers = 4\n");
         assert_eq!(error.code, "config_unknown_key");
         assert!(
             error.location.as_ref().unwrap().starts_with("s.toml:6:1"),
