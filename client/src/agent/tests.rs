@@ -129,13 +129,13 @@ async fn a_process_killed_before_or_after_its_update_arrived_sends_the_same_and_
 async fn a_process_killed_while_it_trains_has_released_and_recorded_nothing() {
     let site = Site::with(100.0).await;
     let (server, work) = (site.server("first"), Work::private());
-    let hold = work.trained.lock().unwrap();
-    // The work waits for the lock for as long as the process lives.
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let mut hanging = work.clone();
+    hanging.hangs = Some(Arc::clone(&begun));
     tokio::select! {
-        ended = site.run(&server, &work) => panic!("not killed: {ended:?}"),
-        () = work.begun.notified() => {}
+        ended = site.run(&server, &hanging) => panic!("not killed: {ended:?}"),
+        () = begun.notified() => {}
     }
-    drop(hold);
     assert!(site.has_accepted(&server).await);
     assert_eq!(entries(&site.store).await, []);
     assert!(server.arrived().is_empty());

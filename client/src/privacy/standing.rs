@@ -77,7 +77,9 @@ impl Standing {
             .entries()
             .iter()
             .filter_map(|entry| entry.record.delta);
-        configured.unwrap_or_else(|| agreed.chain(now).fold(USUAL_DELTA, f64::min))
+        configured
+            .or_else(|| agreed.chain(now).reduce(f64::min))
+            .unwrap_or(USUAL_DELTA)
     }
 }
 
@@ -91,5 +93,5 @@ pub(crate) fn row(study: &StudyId, entry: &Entry) -> PrivacyEvent {
     }
 }
 
-/// At most this, whatever was agreed.
+/// Where nothing was agreed and nothing configured.
 const USUAL_DELTA: f64 = 1e-5;

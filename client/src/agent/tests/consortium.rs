@@ -258,8 +258,8 @@ pub struct Work {
     pub taken: Option<u64>,
     /// Rounds that were trained, by every copy.
     pub trained: Arc<Mutex<u32>>,
-    /// Training has begun.
-    pub begun: Arc<Notify>,
+    /// Training has begun, and never ends.
+    pub hangs: Option<Arc<Notify>>,
     local: ModelVector,
 }
 
@@ -280,7 +280,7 @@ impl Work {
             announced: None,
             taken: None,
             trained: Arc::default(),
-            begun: Arc::default(),
+            hangs: None,
             local: ModelVector(
                 own.into_iter()
                     .filter(|(group, _)| local.contains(group))
@@ -303,7 +303,10 @@ impl LocalWork for Work {
         local: &ModelVector,
         _: &mut dyn FnMut(Progress),
     ) -> Result<Trained, WorkError> {
-        self.begun.notify_one();
+        while let Some(begun) = &self.hangs {
+            begun.notify_one();
+            std::thread::park();
+        }
         let mut trained = self.trained.lock().unwrap();
         *trained += 1;
         // Fresh noise stands behind this: another training of the same attempt gives another update.
