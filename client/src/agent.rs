@@ -9,6 +9,7 @@
 mod error;
 mod faults;
 mod leaving;
+mod spending;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,9 +22,6 @@ use consilium_core::{
 };
 use consilium_rounds::{Participation, Sealed, SiteEffect};
 use consilium_store::site::{Accepted, Fate, SiteStore, Version};
-use dp_rs::event::Repeated;
-use dp_rs::ledger::Record;
-use dp_rs::plan::Transcript;
 use tracing::{info, warn};
 
 pub use error::AgentError;
@@ -34,7 +32,7 @@ use crate::outcome::Outcome;
 use crate::pause::pause;
 use crate::peer::{Attempt, Peer, PeerError, Question, Wanted};
 use crate::preparation::Preparation;
-use crate::privacy::{Protection, Refusal, SiteBudget, Standing, record, row};
+use crate::privacy::{Protection, Refusal, SiteBudget, Standing, row};
 use crate::work::{LocalWork, WorkError};
 
 /// Makes the site's work, once the study is known.
@@ -293,42 +291,6 @@ impl<P: Peer> Agent<P> {
                 .await?;
         }
         Ok(())
-    }
-
-    /// The cost of the next round, if the study is private: it is within the budgets of study and site.
-    async fn admitted(&self) -> Result<Option<Repeated>, AgentError> {
-        let Some(protection) = &self.protection else {
-            return Ok(None);
-        };
-        let cost = self.worker.round_cost();
-        let cost = cost.ok_or_else(|| Refusal::Missing(self.study.name.clone()))?;
-        // Accounting takes long enough to let a connection starve.
-        let (protection, standing, asked) =
-            (protection.clone(), Arc::clone(&self.standing), cost.clone());
-        tokio::task::spawn_blocking(move || protection.admit(&standing, &asked))
-            .await
-            .map_err(|_| AgentError::WorkPanicked)??;
-        Ok(Some(cost.clone()))
-    }
-
-    /// What the ledger is to hold about the update of `plan`.
-    fn record(
-        &self,
-        plan: &RoundPlan,
-        admitted: Option<&Repeated>,
-        transcript: Option<Transcript>,
-        update: Digest,
-    ) -> Result<Option<Record>, AgentError> {
-        let name = &self.study.name;
-        match (&self.protection, admitted, transcript) {
-            (Some(protection), Some(admitted), Some(transcript)) => {
-                Ok(Some(protection.record(plan, admitted, transcript, update)?))
-            }
-            (Some(_), ..) => Err(Refusal::Missing(name.clone()).into()),
-            // Nothing was agreed, and all the same something was spent.
-            (None, _, Some(transcript)) => Ok(Some(record(name, plan, transcript, update, None))),
-            (None, _, None) => Ok(None),
-        }
     }
 
     /// Sends the sealed update, unless this process has seen it arrive.

@@ -14,9 +14,10 @@ use consilium_rounds::Assignment;
 use dp_rs::adjacency::Adjacency;
 use dp_rs::agreement::Agreement;
 use dp_rs::clipping::ClipRule;
+use dp_rs::event::Repeated;
 use dp_rs::ledger::Entry;
 use dp_rs::noise::{NoiseLevel, Randomness};
-use dp_rs::plan::{Clip, Plan, PlanSettings, Unit};
+use dp_rs::plan::{Clip, Plan, PlanSettings, Transcript, Unit};
 use tokio::sync::Notify;
 
 use super::super::*;
