@@ -1,4 +1,5 @@
-//! Real processes over real TLS, killed in the middle of a study: always the model of the undisturbed run.
+//! Real processes over real TLS, killed in the middle of a study in private steps: always the model of the
+//! undisturbed run, and a ledger that counts every round once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -171,7 +172,7 @@ impl Deployment {
             let text = format!(
                 "site = \"{name}\"\nstudy = \"small\"\ncohort = \"study/cohorts/{name}/cohort.toml\"\n\
                  state = \"{name}\"\n[server]\naddress = \"localhost:{port}\"\nname = \"localhost\"\n\
-                 patience = \"2m\"\n{}",
+                 patience = \"2m\"\n[privacy]\nepsilon = 8.0\n{}",
                 identity(name)
             );
             fs::write(at.join(format!("{name}.toml")), text).unwrap();
@@ -205,6 +206,15 @@ impl Deployment {
                 self.expected.as_str(),
                 "at {name}"
             );
+            let shown = Command::new(&self.site)
+                .args(["--format", "json", "privacy", "show", "--config"])
+                .arg(format!("{name}.toml"))
+                .current_dir(self.folder.path())
+                .output()
+                .unwrap();
+            let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+            // One entry a round: a repeated upload sent the saved bytes.
+            assert_eq!(shown["data"]["entries"], 2, "at {name}: {shown}");
         }
     }
 }

@@ -125,15 +125,14 @@ impl ModalityTraining {
         if !positive(self.clip_norm()) {
             return Some("private.clip_norm must be above 0".into());
         }
-        let private = self.as_private();
-        if private != *self
-            && let Some(problem) = (Self {
+        if self.private != PrivateRecipe::default() {
+            let private = Self {
                 private: PrivateRecipe::default(),
-                ..private
-            })
-            .problem()
-        {
-            return Some(format!("private: {problem}"));
+                ..self.as_private()
+            };
+            if let Some(problem) = private.problem() {
+                return Some(format!("as private steps: {problem}"));
+            }
         }
         let views = self.augmentation.and_then(|views| views.problem());
         views.map(|problem| format!("augmentation: {problem}"))
@@ -217,6 +216,12 @@ mod tests {
         assert_eq!(refused(&|_| ()), "");
         assert!(refused(&|s| s.local_steps = u32::MAX).contains("local_steps"));
         assert!(refused(&|s| s.learning_rate = f64::NAN).contains("learning_rate"));
+        assert!(refused(&|s| s.private.clip_norm = Some(0.0)).contains("clip_norm"));
+        let private = refused(&|s| s.private.learning_rate = Some(-1.0));
+        assert!(
+            private.contains("as private steps: learning_rate"),
+            "{private}"
+        );
         for (dropout, noise, named) in [
             (2.0, 0.0, "dropout"),
             (f32::NAN, 0.0, "dropout"),
