@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn epsilon_and_delta_are_inverse(noise in 0.7..3.0, rate in 0.01..0.3, log_delta in -40.0..-2.0_f64) {
+    fn epsilon_and_delta_are_inverse(noise in 0.7..3.0, rate in 0.01..0.3, log_delta in -25.0..-2.0_f64) {
         let profile = losses(&[poisson(noise, rate, 100, AddRemove)]).with_mesh(MESH);
         let delta = 10_f64.powf(log_delta);
         let epsilon = profile.epsilon(delta).value;
@@ -274,7 +274,8 @@ fn far_numbers_are_answered_without_panic_or_optimism() {
     ] {
         for adjacency in [AddRemove, ReplaceOne] {
             let ledger = [poisson(noise, rate, steps, adjacency)];
-            let (tight, loose) = (losses(&ledger).epsilon(delta).value, renyi(&ledger, delta));
+            let answer = Profile::of(&ledger, adjacency).unwrap().epsilon(delta);
+            let (tight, loose) = (answer.unwrap().epsilon, renyi(&ledger, delta));
             assert!(
                 tight >= 0.0 && tight <= loose * 1.0001 + 1e-6,
                 "{noise} {rate} {steps}: {tight} {loose}"

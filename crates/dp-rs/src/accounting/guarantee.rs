@@ -109,6 +109,8 @@ impl Profile {
     pub fn epsilon(&self, delta: f64) -> Result<Guarantee, AccountingError> {
         match self.epsilon_by(Accountant::Pld, delta) {
             Err(AccountingError::NoLossDistribution) => self.epsilon_by(Accountant::Rdp, delta),
+            // Also for a delta that is too small for a grid.
+            Ok(answer) if answer.epsilon.is_infinite() => self.epsilon_by(Accountant::Rdp, delta),
             answer => answer,
         }
     }

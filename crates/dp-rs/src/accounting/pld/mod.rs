@@ -36,6 +36,10 @@ pub struct AtMesh {
     pub mesh: Option<f64>,
 }
 
+/// Below this delta a grid is not answered from: what is cut off at its ends is no longer small beside it, and
+/// measured answers were off by factors from 1e-28 on.
+pub const SMALLEST_DELTA: f64 = 1e-25;
+
 impl LossProfile {
     /// Prepares a ledger.
     ///
@@ -78,7 +82,7 @@ impl LossProfile {
         self
     }
 
-    /// Smallest epsilon for `delta`.
+    /// Smallest epsilon for `delta`; on a grid, the largest loss of all for a delta below [`SMALLEST_DELTA`].
     pub fn epsilon(&self, delta: f64) -> AtMesh {
         if self.unbounded {
             return AtMesh::exact(if delta >= 1.0 { 0.0 } else { f64::INFINITY });
@@ -87,25 +91,31 @@ impl LossProfile {
             ([], _) => AtMesh::exact(0.0),
             (_, _) if delta >= 1.0 => AtMesh::exact(0.0),
             ([(Loss::Normal { mu }, 1)], None) => AtMesh::exact(gaussian::epsilon(*mu, delta)),
-            _ if delta == 0.0 => AtMesh::exact(self.largest_loss()),
+            _ if delta < SMALLEST_DELTA => AtMesh::exact(self.largest_loss()),
             (_, Some(mesh)) => Refinement::for_delta(&self.steps, delta).epsilon_at(mesh, delta),
             (_, None) => Refinement::for_delta(&self.steps, delta).epsilon(delta),
         }
     }
 
-    /// Smallest delta for `epsilon`.
+    /// Smallest delta for `epsilon`; on a grid, at least [`SMALLEST_DELTA`] below the largest loss of all.
     pub fn delta(&self, epsilon: f64) -> AtMesh {
         if self.unbounded {
             return AtMesh::exact(1.0);
         }
-        match (&self.steps[..], self.mesh) {
-            ([], _) => AtMesh::exact((-epsilon.exp_m1()).max(0.0)),
-            ([(Loss::Normal { mu }, 1)], None) => AtMesh::exact(gaussian::delta(*mu, epsilon)),
+        let mut found = match (&self.steps[..], self.mesh) {
+            ([], _) => return AtMesh::exact((-epsilon.exp_m1()).max(0.0)),
+            ([(Loss::Normal { mu }, 1)], None) => {
+                return AtMesh::exact(gaussian::delta(*mu, epsilon));
+            }
             (_, Some(mesh)) => {
                 Refinement::for_epsilon(&self.steps, epsilon).delta_at(mesh, epsilon)
             }
             (_, None) => Refinement::for_epsilon(&self.steps, epsilon).delta(epsilon),
+        };
+        if epsilon < self.largest_loss() {
+            found.value = found.value.max(SMALLEST_DELTA);
         }
+        found
     }
 
     /// The ratio of sensitivity to standard deviation, when the ledger is one Gaussian release.
