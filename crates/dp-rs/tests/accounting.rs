@@ -94,13 +94,15 @@ proptest! {
 
     #[test]
     fn the_grid_agrees_with_the_exact_gaussian_at_its_points(noise in 0.5..8.0, point in 1_u32..40) {
-        // At a grid point connect-the-dots is exact.
+        // At a grid point connect-the-dots is exact, but for the tails, of which each end gives up 1e-9 of delta to
+        // the infinite loss: never below, and hardly above.
         let epsilon = f64::from(point) * 32.0 * MESH;
         let ledger = [Event::gaussian(noise).unwrap().repeated(1, AddRemove)];
         let dots = losses(&ledger).with_mesh(MESH).delta(epsilon).value;
         let exact = gaussian::delta(1.0 / noise, epsilon);
         if exact > 1e-12 {
-            prop_assert!((dots - exact).abs() <= 1e-9 * exact, "{} {}", dots, exact);
+            let ratio = dots / exact;
+            prop_assert!((1.0 - 1e-11..1.0 + 1e-8).contains(&ratio), "{} {}", dots, exact);
         }
     }
 
