@@ -303,7 +303,8 @@ impl<P: Peer> Agent<P> {
         let update = Arc::new(self.store.sealed_update(name, sealed.digest).await?);
         // Checked again at the door: what was read back from the disk is what leaves, and it is paid for.
         leaving::leaves(&self.study, &self.participant, &update)?;
-        if self.protection.is_some() && !self.standing.holds(name, sealed) {
+        let privacy = self.standing.released(name, sealed).cloned();
+        if self.protection.is_some() && privacy.is_none() {
             return Err(Refusal::NotRecorded {
                 study: name.clone(),
                 round,
@@ -314,7 +315,7 @@ impl<P: Peer> Agent<P> {
         let (study, site) = (self.participation.study, &self.errand.site);
         match self
             .peer
-            .upload(study, site, sealed, Arc::clone(&update))
+            .upload(study, site, sealed, Arc::clone(&update), privacy)
             .await
         {
             Ok(already_stored) => {

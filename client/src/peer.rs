@@ -10,6 +10,7 @@ use std::time::Duration;
 use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
 use consilium_ops::{ExitCode, OperatorError};
 use consilium_rounds::{Assignment, Sealed};
+use dp_rs::plan::Transcript;
 
 /// The aggregation server, as a site sees it.
 pub trait Peer: Send {
@@ -37,7 +38,7 @@ pub trait Peer: Send {
         wanted: &Wanted,
     ) -> impl Future<Output = Result<Vec<f32>, PeerError>> + Send;
 
-    /// Delivers a sealed update; returns whether the server had it before.
+    /// Delivers a sealed update, with the private steps that made it if there were any; returns whether the server had it before.
     ///
     /// # Errors
     /// [`PeerError`]; [`PeerError::is_too_late`] for a round that closed in the meantime.
@@ -47,6 +48,7 @@ pub trait Peer: Send {
         site: &SiteId,
         sealed: Sealed,
         update: Arc<ModelVector>,
+        privacy: Option<Transcript>,
     ) -> impl Future<Output = Result<bool, PeerError>> + Send;
 }
 

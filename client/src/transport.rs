@@ -21,6 +21,7 @@ use consilium_proto::{
     assignment_from_wire, digest_to_wire,
 };
 use consilium_rounds::{Assignment, Sealed};
+use dp_rs::plan::Transcript;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -249,6 +250,7 @@ impl Peer for GrpcServer {
         site: &SiteId,
         sealed: Sealed,
         update: Arc<ModelVector>,
+        privacy: Option<Transcript>,
     ) -> Result<bool, PeerError> {
         let header = UpdateHeader {
             study: digest_to_wire(&study),
@@ -264,6 +266,10 @@ impl Peer for GrpcServer {
                     values: values.len() as u64,
                 })
                 .collect(),
+            // Cannot fail: plain numbers and text.
+            privacy: privacy.map_or_else(Vec::new, |transcript| {
+                serde_json::to_vec(&transcript).expect("a transcript serialises")
+            }),
         };
         let mut patience = self.patience();
         loop {

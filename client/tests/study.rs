@@ -312,11 +312,15 @@ impl<P: Peer + Sync> Peer for Stopping<P> {
         site: &SiteId,
         sealed: Sealed,
         update: Arc<ModelVector>,
+        privacy: Option<dp_rs::plan::Transcript>,
     ) -> Result<bool, PeerError> {
         if self.at == StopAt::BeforeUpload {
             self.stand_still().await;
         }
-        let result = self.inner.upload(study, site, sealed, update).await;
+        let result = self
+            .inner
+            .upload(study, site, sealed, update, privacy)
+            .await;
         if self.at == StopAt::AfterUpload {
             self.stand_still().await;
         }

@@ -384,6 +384,7 @@ impl Update {
                     values: values as u64,
                 })
                 .into(),
+            privacy: Vec::new(),
         }
     }
 

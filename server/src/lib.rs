@@ -15,3 +15,4 @@ pub mod consortium;
 pub mod initial;
 pub mod listen;
 pub mod service;
+pub mod statement;

@@ -24,6 +24,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::aggregate::CHUNK;
 use crate::consortium::{Consortium, blocking, store_refusal};
+use crate::statement;
 
 /// Longest wait of one call for something new.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -387,6 +388,13 @@ impl Service {
                 return Err(refuse("update_wrong_length", &message, hint));
             }
         }
+        statement::check(study, participant, &header.privacy).map_err(|refused| {
+            refuse(
+                refused.code(),
+                &refused.to_string(),
+                "train under the agreement of this site, with programs of one version on both sides",
+            )
+        })?;
         digest_from_wire(&header.digest, "digest").map_err(malformed)
     }
 }

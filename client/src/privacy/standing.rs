@@ -5,6 +5,7 @@ use consilium_core::{Study, StudyId};
 use consilium_rounds::Sealed;
 use consilium_store::site::{PrivacyEvent, SiteStore};
 use dp_rs::ledger::{Entry, Ledger};
+use dp_rs::plan::Transcript;
 
 use super::Refusal;
 use crate::agent::AgentError;
@@ -57,16 +58,17 @@ impl Standing {
         })
     }
 
-    /// Whether the entry of a sealed update is in the ledger.
+    /// The private steps that made a sealed update, if its entry is in the ledger.
     #[must_use]
-    pub fn holds(&self, study: &StudyId, sealed: Sealed) -> bool {
+    pub fn released(&self, study: &StudyId, sealed: Sealed) -> Option<&Transcript> {
         let digest = sealed.digest.to_string();
-        self.ledger.entries().iter().rev().any(|entry| {
+        let entry = self.ledger.entries().iter().rev().find(|entry| {
             let record = &entry.record;
             record.study == study.as_str()
                 && (record.round, record.attempt) == (sealed.round, sealed.attempt)
                 && record.release.as_deref() == Some(digest.as_str())
-        })
+        });
+        entry.map(|entry| &entry.record.transcript)
     }
 
     /// The delta of the total: the configured one, else the smallest that was agreed, in the ledger or `now`.

@@ -7,5 +7,6 @@ mod consortium;
 mod downloads;
 mod peers;
 mod rounds;
+mod statements;
 mod storage;
 mod uploads;

@@ -254,6 +254,7 @@ impl Consortium {
                     values: values.len() as u64,
                 })
                 .collect(),
+            privacy: Vec::new(),
         };
         const CHUNK: usize = MAX_CHUNK_BYTES / 4;
         let chunks = update.0.iter().flat_map(|(group, values)| {

@@ -221,6 +221,7 @@ impl Peer for Server {
         _: &SiteId,
         sealed: Sealed,
         _: Arc<ModelVector>,
+        _: Option<Transcript>,
     ) -> Result<bool, PeerError> {
         let killed = || PeerError::Nonsense("killed".into());
         if self.dies(|script| &mut script.dies_before) {
