@@ -1,4 +1,4 @@
-use super::{Participation, SquaredError, sensitivity, squared_error};
+use super::{Participation, SquaredError, impulse_response, sensitivity, squared_error};
 use crate::event::{InvalidEvent, validation};
 
 /// A buffered linear Toeplitz strategy: `c_0 = 1`, `c_t = sum_r scale_r decay_r^(t-1)`
@@ -48,13 +48,7 @@ impl Blt {
     /// First `steps` coefficients of `C^-1`.
     pub fn inverse(&self, steps: usize) -> Vec<f64> {
         let mut stream = self.stream(1);
-        (0..steps)
-            .map(|step| {
-                let mut value = [if step == 0 { 1.0 } else { 0.0 }];
-                stream.correlate(&mut value);
-                value[0]
-            })
-            .collect()
+        impulse_response(steps, |value| stream.correlate(value))
     }
 
     /// Error of the prefix sums of a run of `steps` steps.

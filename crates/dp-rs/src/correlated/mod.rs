@@ -78,3 +78,14 @@ fn squared_error(inverse: &[f64]) -> SquaredError {
         mean: total / inverse.len() as f64,
     }
 }
+
+/// What a stream makes of a one followed by zeros: the first coefficients of the inverse of its matrix.
+fn impulse_response(steps: usize, mut correlate: impl FnMut(&mut [f64])) -> Vec<f64> {
+    (0..steps)
+        .map(|step| {
+            let mut value = [if step == 0 { 1.0 } else { 0.0 }];
+            correlate(&mut value);
+            value[0]
+        })
+        .collect()
+}
