@@ -9,7 +9,9 @@ mod private;
 mod settings;
 
 use consilium_core::seed::stream;
-use consilium_core::{ModelVector, Participant, RoundPlan, Seed, StreamKey, Study};
+use consilium_core::{
+    ModelVector, Participant, RoundPlan, Seed, StreamKey, Study, TensorSpec,
+};
 use consilium_data::manifest::ModalityKind as DataKind;
 use consilium_data::{Augmentation, Cohort, Examples, Part, Sampler, augment};
 use consilium_models::{
@@ -24,7 +26,7 @@ pub use measure::{constant_metrics, evaluated, metrics, model_targets, primary_m
 pub use predict::Predictor;
 use predict::{Who, predict};
 use private::{CHUNK, PrivateSteps};
-pub use settings::{Decay, ModalityTraining, OptimiserKind, PrivateRecipe, TrainingSettings};
+pub use settings::{Decay, ModalityTraining, OptimiserKind, PrivateRecipe, TrainedPart, TrainingSettings};
 
 use crate::preparation::Preparation;
 use crate::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
@@ -157,6 +159,14 @@ impl SiteTraining {
             network
                 .check_private(&participant.task)
                 .map_err(from_model)?;
+            for part in settings.private.trained.iter().flatten() {
+                if !network.manifest().tensors.iter().any(|t| part.holds(t)) {
+                    return Err(study_error(format!(
+                        "private.trained: {:?} is no part of this site's network",
+                        part.0
+                    )));
+                }
+            }
         }
         let patients: Vec<u32> = records
             .train
@@ -327,7 +337,10 @@ impl SiteTraining {
             let drawn = training.step(&private.key, &context, private.records_of.len());
             let mean = self.private_gradient(private, drawn, (round, attempt, step))?;
             let factor = self.rate_factor(round, step);
-            self.trainer.apply(&mean, factor).map_err(from_model)?;
+            let (trainer, settings) = (&mut self.trainer, &self.settings);
+            trainer
+                .apply(&mean, |tensor| settings.trains_privately(tensor), factor)
+                .map_err(from_model)?;
             progress(Progress {
                 step: step + 1,
                 steps,
@@ -364,16 +377,21 @@ impl SiteTraining {
             let view = drawn.view(&self.participant);
             let batch = drawn.batch(std::slice::from_ref(&view), absent, &self.participant);
             let network = self.trainer.network();
+            let trained = |tensor: &TensorSpec| self.settings.trains_privately(tensor);
             self.threads.install(|| {
                 let gradients =
-                    network.patient_gradients(&batch, &patient_of, |_| true, groups, &mut dropout);
+                    network.patient_gradients(&batch, &patient_of, trained, groups, &mut dropout);
                 gradients
                     .map_err(from_model)
                     .and_then(|gradients| step.add(gradients).map_err(from_plan))
             })?;
         }
-        let parameters = self.trainer.network().manifest().tensors.iter();
-        step.finish(parameters.map(|tensor| tensor.len()).sum())
+        let manifest = self.trainer.network().manifest();
+        let trained = manifest
+            .tensors
+            .iter()
+            .filter(|tensor| self.settings.trains_privately(tensor));
+        step.finish(trained.map(|tensor| tensor.len()).sum())
             .map_err(from_plan)
     }
 

@@ -5,6 +5,7 @@
 //! * [`federation`]: a whole federation in one process, driving the same objects as the real programs.
 //! * [`demo`]: the same federation as separate processes, compared bit for bit; [`prepare`] writes its files.
 //! * [`evaluate`]: networks trained alone against the simple models of [`baseline`], on the same folds.
+//! * [`sweep`]: a scenario at several epsilons and seeds.
 //! * [`simulate`]: a run with its controls; [`outcome`] is its table, [`run_folder`] what it leaves behind.
 
 pub mod baseline;
@@ -26,3 +27,4 @@ pub mod report;
 pub mod run_folder;
 pub mod scenario;
 pub mod simulate;
+pub mod sweep;

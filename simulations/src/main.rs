@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use consilium::errors::refused_cohort;
 use consilium::scenario::Loaded;
-use consilium::{cohorts, demo, evaluate, prepare, privacy, privacy_ledger, simulate};
+use consilium::{cohorts, demo, evaluate, prepare, privacy, privacy_ledger, simulate, sweep};
 use consilium_core::SiteId;
 use consilium_core::clock::{Clock as _, SystemClock};
 use consilium_models::{DeviceChoice, Version};
@@ -67,6 +67,33 @@ enum Command {
         #[arg(long)]
         development: bool,
         /// Folds computed at a time; the processors when left out. Changes the time and nothing else.
+        #[arg(long)]
+        threads: Option<usize>,
+        /// Where networks compute: cpu, cuda or wgpu.
+        #[arg(long, default_value = "cpu")]
+        device: DeviceChoice,
+    },
+    /// Run a scenario at several epsilons and seeds: a table and a curve of the primary metrics.
+    ///
+    /// Called again with the same folder, it goes on where it was.
+    ///
+    /// Example: consilium sweep simulations/real-unpaired.toml --epsilon 1,4,inf --seeds 3 --out runs/curve
+    Sweep {
+        /// A built-in scenario, or a scenario file.
+        scenario: String,
+        /// Epsilons of the whole study at every site, `inf` for no privacy.
+        #[arg(long, value_delimiter = ',', default_value = "0.5,1,2,4,8,inf")]
+        epsilon: Vec<sweep::Level>,
+        /// Number of seeds, from the scenario's upwards.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        seeds: u32,
+        /// Measure on the validation part and leave the test part closed, while a recipe is chosen.
+        #[arg(long)]
+        development: bool,
+        /// Folder of cells, table and curve.
+        #[arg(long)]
+        out: PathBuf,
+        /// Cells computed at a time; the processors when left out. Changes the time and nothing else.
         #[arg(long)]
         threads: Option<usize>,
         /// Where networks compute: cpu, cuda or wgpu.
@@ -229,6 +256,30 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             };
             let found = evaluate::evaluate(&loaded, &options)?;
             output::print(format, &found, evaluate::Evaluation::to_text);
+            Ok(())
+        }
+        Command::Sweep {
+            scenario,
+            epsilon,
+            seeds,
+            development,
+            out,
+            threads,
+            device,
+        } => {
+            let loaded = Loaded::read(&scenario)?;
+            let options = sweep::Options {
+                levels: epsilon,
+                seeds,
+                development,
+                out,
+                threads: threads.unwrap_or_else(processors).max(1),
+                device,
+            };
+            let found = sweep::sweep(&loaded, &options)?;
+            output::print(format, &found, |found| {
+                format!("{}{}", found.to_text(), options.out.display())
+            });
             Ok(())
         }
         Command::Study(StudyCommand::Prepare { scenario, out }) => {

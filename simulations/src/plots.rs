@@ -3,6 +3,7 @@
 use plotters::prelude::*;
 
 use crate::outcome::Outcome;
+use crate::sweep::Sweep;
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
@@ -58,6 +59,90 @@ pub fn comparison(outcome: &Outcome) -> Result<String, String> {
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.85))
+            .border_style(CONSTANT)
+            .draw()?;
+        Ok(())
+    })
+}
+
+/// Colours that people with the common colour deficiencies tell apart (Okabe and Ito 2008).
+const SITES: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 0, 0),
+    RGBColor(150, 150, 60),
+];
+
+/// Per site the primary metric against epsilon: means over the seeds with one standard deviation to each side.
+///
+/// # Errors
+/// When plotters refuses the figure, which would be our mistake.
+pub fn privacy_curve(sweep: &Sweep) -> Result<String, String> {
+    svg((820, 460), |root| {
+        let levels: Vec<String> = (sweep.curves.first().into_iter())
+            .flat_map(|curve| &curve.points)
+            .map(|point| match point.level.0 {
+                Some(epsilon) => epsilon.to_string(),
+                None => "not private".into(),
+            })
+            .collect();
+        let last = levels.len().saturating_sub(1) as f64;
+        let mut chart = ChartBuilder::on(root)
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(50)
+            .right_y_label_area_size(230)
+            .build_cartesian_2d(-0.3..last + 0.3, 0.3_f64..1.0)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .x_labels(2 * levels.len() + 1)
+            .x_label_formatter(&|place| {
+                let whole = (place - place.round()).abs() < 1e-6;
+                let label = whole.then(|| levels.get(place.round() as usize)).flatten();
+                label.cloned().unwrap_or_default()
+            })
+            .x_desc("epsilon of every site over the whole study")
+            .y_desc(format!("primary metric, {} part", sweep.split))
+            .draw()?;
+        let count = sweep.curves.len().max(1) as f64;
+        for (index, curve) in sweep.curves.iter().enumerate() {
+            let colour = SITES[index % SITES.len()];
+            // Beside each other, or their bars would hide one another.
+            let shift = (index as f64 - (count - 1.0) / 2.0) * 0.06;
+            let points: Vec<(f64, f64, f64)> = (curve.points.iter().enumerate())
+                .filter_map(|(place, point)| {
+                    let place = place as f64 + shift;
+                    Some((place, point.mean?, point.deviation.unwrap_or(0.0)))
+                })
+                .collect();
+            let line = points.iter().map(|&(x, y, _)| (x, y));
+            chart.draw_series(LineSeries::new(line, colour.stroke_width(2)))?;
+            let bars = points.iter().map(|&(x, y, spread)| {
+                PathElement::new([(x, y - spread), (x, y + spread)], colour.stroke_width(1))
+            });
+            chart.draw_series(bars)?;
+            let dots = points
+                .iter()
+                .map(|&(x, y, _)| Circle::new((x, y), 4, colour.filled()));
+            chart
+                .draw_series(dots)?
+                .label(format!("{} ({})", curve.site, curve.metric))
+                .legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
+        }
+        let constant = [(-0.3, 0.5), (last + 0.3, 0.5)];
+        chart
+            .draw_series(DashedLineSeries::new(constant, 4, 4, CONSTANT.stroke_width(1)))?
+            .label("no better than chance")
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], CONSTANT));
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::Coordinate(540, 20))
             .background_style(WHITE.mix(0.85))
             .border_style(CONSTANT)
             .draw()?;

@@ -146,14 +146,7 @@ impl RunFolder {
     /// # Errors
     /// When the disk does not take it.
     pub fn write(&self, name: &str, contents: &[u8]) -> io::Result<()> {
-        let temporary = self.path.join(format!("{name}.part"));
-        if let Some(parent) = temporary.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let mut file = File::create(&temporary)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        fs::rename(temporary, self.path.join(name))
+        write_whole(&self.path.join(name), contents)
     }
 
     /// Writes `name` as CSV with a header.
@@ -161,14 +154,7 @@ impl RunFolder {
     /// # Errors
     /// When the disk does not take it.
     pub fn write_csv<T: Serialize>(&self, name: &str, rows: &[T]) -> io::Result<()> {
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        for row in rows {
-            writer.serialize(row).map_err(io::Error::other)?;
-        }
-        let contents = writer
-            .into_inner()
-            .map_err(|e| io::Error::other(e.to_string()))?;
-        self.write(name, &contents)
+        self.write(name, &to_csv(rows)?)
     }
 
     /// Writes the federated groups as `model.safetensors`.
@@ -187,4 +173,34 @@ impl RunFolder {
     pub fn finish(&self, manifest: &RunManifest) -> io::Result<()> {
         self.write("manifest.json", &serde_json::to_vec_pretty(manifest)?)
     }
+}
+
+/// Writes a file whole or not at all, with its folder.
+///
+/// # Errors
+/// When the disk does not take it.
+pub fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".part");
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let mut file = File::create(&temporary)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(temporary, path)
+}
+
+/// Rows as CSV with a header.
+///
+/// # Errors
+/// When a row cannot be a line.
+pub fn to_csv<T: Serialize>(rows: &[T]) -> io::Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.serialize(row).map_err(io::Error::other)?;
+    }
+    writer
+        .into_inner()
+        .map_err(|error| io::Error::other(error.to_string()))
 }

@@ -35,9 +35,9 @@ pub struct Options {
 }
 
 /// A site of a simulation with the cohort it was given.
-struct Site {
-    name: SiteId,
-    cohort: Cohort,
+pub(crate) struct Site {
+    pub(crate) name: SiteId,
+    pub(crate) cohort: Cohort,
 }
 
 /// Arm of the federated model, as in `metrics.csv`.
@@ -57,7 +57,7 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     // Everything that can be refused is refused before the first file is written.
     RunFolder::refuse_finished(&options.out).map_err(at_folder)?;
     let sites = cohorts(loaded, options.threads)?;
-    let work = works(&loaded.study, &sites, options)?;
+    let work = works(&loaded.study, &sites, options.device)?;
     let folder = RunFolder::create(&options.out).map_err(at_folder)?;
     let watch = Watch::new(&loaded.study, folder);
 
@@ -75,7 +75,7 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     let unprotected = if loaded.study.privacy == PrivacyMode::PrivateSteps {
         watch.stage("the same without privacy, for comparison");
         let study = loaded.unprotected_study();
-        let work = works(&study, &sites, options)?;
+        let work = works(&study, &sites, options.device)?;
         let initial = loaded.initial_federated();
         // Its rounds are not the run's: nobody is told.
         let other = federation::run(&study, &initial, work, options.threads, &|_| ());
@@ -116,7 +116,7 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     Ok(outcome)
 }
 
-fn cohorts(loaded: &Loaded, threads: usize) -> Result<Vec<Site>, OperatorError> {
+pub(crate) fn cohorts(loaded: &Loaded, threads: usize) -> Result<Vec<Site>, OperatorError> {
     let names: Vec<&SiteId> = loaded.scenario.sites.keys().collect();
     each_in_threads(names, threads, |name| {
         let cohort = loaded.cohort(name).map_err(|error| {
@@ -135,22 +135,22 @@ fn cohorts(loaded: &Loaded, threads: usize) -> Result<Vec<Site>, OperatorError> 
     .collect()
 }
 
-fn works(
+pub(crate) fn works(
     study: &Study,
     sites: &[Site],
-    options: &Options,
+    device: DeviceChoice,
 ) -> Result<BTreeMap<SiteId, Box<dyn LocalWork>>, OperatorError> {
     let mut works: BTreeMap<SiteId, Box<dyn LocalWork>> = BTreeMap::new();
     for site in sites {
         works.insert(
             site.name.clone(),
-            Box::new(training(study, site, options.device)?),
+            Box::new(training(study, site, device)?),
         );
     }
     Ok(works)
 }
 
-fn training(
+pub(crate) fn training(
     study: &Study,
     site: &Site,
     device: DeviceChoice,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::f64::consts::PI;
 
-use consilium_core::ModalityKey;
+use consilium_core::{GroupName, ModalityKey, TensorSpec};
 use consilium_data::Augmentation;
 use serde::{Deserialize, Serialize};
 
@@ -63,9 +63,38 @@ pub struct PrivateRecipe {
     /// Highest learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
+    /// What the rate does after the warm-up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay: Option<Decay>,
     /// Norm to which a patient's gradient is clipped; 1 if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
+    /// What is trained; the rest keeps the seeded values it began with. Every value that is trained is noised,
+    /// so that few of them suit small cohorts. Everything if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trained: Option<Vec<TrainedPart>>,
+}
+
+/// A part of the network that private steps may train: `stem`, `head`, `trunk`, `norms` (the scales and shifts
+/// of every normalisation), or the beginning of dotted tensor names, as `stem.icu24.v1.dense1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TrainedPart(pub String);
+
+impl TrainedPart {
+    /// Whether a tensor belongs to the part.
+    #[must_use]
+    pub fn holds(&self, tensor: &TensorSpec) -> bool {
+        let name = &tensor.name;
+        match self.0.as_str() {
+            "trunk" => tensor.group == GroupName::trunk(),
+            "norms" => name.ends_with(".gamma") || name.ends_with(".beta"),
+            part => {
+                let rest = name.strip_prefix(part);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            }
+        }
+    }
 }
 
 /// What turns gradients into steps.
@@ -125,6 +154,9 @@ impl ModalityTraining {
         if !positive(self.clip_norm()) {
             return Some("private.clip_norm must be above 0".into());
         }
+        if self.private.trained.as_ref().is_some_and(Vec::is_empty) {
+            return Some("private.trained must name at least one part, or be left out".into());
+        }
         if self.private != PrivateRecipe::default() {
             let private = Self {
                 private: PrivateRecipe::default(),
@@ -147,8 +179,16 @@ impl ModalityTraining {
             batch: private.batch.unwrap_or(self.batch),
             optimiser: private.optimiser.unwrap_or(self.optimiser),
             learning_rate: private.learning_rate.unwrap_or(self.learning_rate),
+            decay: private.decay.unwrap_or(self.decay),
             ..self.clone()
         }
+    }
+
+    /// Whether private steps train a tensor.
+    #[must_use]
+    pub fn trains_privately(&self, tensor: &TensorSpec) -> bool {
+        let trained = self.private.trained.as_ref();
+        trained.is_none_or(|parts| parts.iter().any(|part| part.holds(tensor)))
     }
 
     /// Norm to which a patient's gradient is clipped.

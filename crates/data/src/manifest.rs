@@ -153,9 +153,9 @@ pub struct TaskSpec {
     /// Names of the classes in the order of their indices; the second of a binary task is the positive one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
-    /// What stands in the file for each class; the names themselves if left out.
+    /// What stands in the file for each class, one text or several; the names themselves if left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub values: Vec<String>,
+    pub values: Vec<ClassValue>,
     /// Column of the time to event or censoring (`survival`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
@@ -234,12 +234,42 @@ pub struct PartWords {
     pub test: String,
 }
 
+/// What stands in a file for one class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ClassValue {
+    /// One text, as in `"1"`.
+    One(String),
+    /// Several, as in `["1", "2", "3"]`.
+    Several(Vec<String>),
+}
+
+impl ClassValue {
+    /// All texts of the class.
+    #[must_use]
+    pub fn texts(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Several(texts) => texts,
+        }
+    }
+}
+
+/// Whether two cells say the same: equal texts, or equal numbers (`1` and `1.0`).
+pub(crate) fn same_cell(one: &str, other: &str) -> bool {
+    let number = |text: &str| text.parse::<f64>().ok();
+    one == other || number(one).is_some_and(|value| number(other) == Some(value))
+}
+
 /// One table, CSV or TSV (by file ending), plain or gzip (`.gz`). An empty cell is a missing value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableSource {
     /// The table.
     pub file: String,
+    /// Names of the columns, for a file that has no header row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub header: Vec<String>,
     /// Keep the first row of each patient; later ones must agree with it in every column that is used.
     #[serde(default)]
     pub one_row_per_patient: bool,
@@ -373,6 +403,9 @@ pub struct FeatureBlock {
     /// Limits for the values as recorded: smaller and larger ones are set to the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<[f32; 2]>,
+    /// Texts that say that a value is missing, beside an empty cell; a number stands for every way to write it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
     /// Texts of a categorical column; each becomes a feature of 0 and 1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub categories: Vec<String>,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::manifest::{
-    CohortManifest, DeclaredUnit, ModalityKind, Origin, Source, Splits, TaskKind,
+    ClassValue, CohortManifest, DeclaredUnit, ModalityKind, Origin, Source, Splits, TaskKind,
 };
 use crate::problem::Problem;
 use crate::refusal::{Place, Problems};
@@ -219,7 +219,8 @@ fn check_task(manifest: &CohortManifest, invalid: &mut impl FnMut(&[&str], Strin
                     "`time` and `event` belong to survival tasks".to_owned(),
                 );
             }
-            for list in [&task.classes, &task.values] {
+            let values = task.values.iter().flat_map(ClassValue::texts).collect();
+            for list in [task.classes.iter().collect::<Vec<_>>(), values] {
                 if (1..list.len()).any(|i| list[..i].contains(&list[i])) {
                     invalid(
                         &["task", "classes"],

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
-use consilium_core::{ModelVector, TaskKey};
+use consilium_core::{ModelVector, TaskKey, TensorSpec};
 use rand::Rng;
 
 use crate::loss::{Targets, loss};
@@ -142,19 +142,28 @@ impl Trainer {
     ) -> Result<LossSum, ModelError> {
         let (gradient, total) = self.gradient(batch, dropout)?;
         if total.weight > 0.0 {
-            self.apply(&gradient, factor)?;
+            self.apply(&gradient, |_| true, factor)?;
         }
         Ok(total)
     }
 
-    /// One optimiser step with a gradient in manifest order, for example a privatised one.
+    /// One optimiser step with a gradient, for example a privatised one: the values of the tensors for which
+    /// `trained` says so, in manifest order. The other tensors keep their values.
     ///
     /// # Errors
     /// [`ModelError::NotFinite`] or [`ModelError::ArrayLength`]; then nothing is changed.
-    pub fn apply(&mut self, gradient: &[f32], factor: f32) -> Result<(), ModelError> {
-        if gradient.len() != self.weights.len() {
+    pub fn apply(
+        &mut self,
+        gradient: &[f32],
+        trained: impl Fn(&TensorSpec) -> bool,
+        factor: f32,
+    ) -> Result<(), ModelError> {
+        let specs = self.network.tensor_specs();
+        let lengths = specs.iter().filter(|spec| trained(spec));
+        let expected = lengths.map(|spec| spec.len()).sum();
+        if gradient.len() != expected {
             return Err(ModelError::ArrayLength {
-                shape: vec![self.weights.len()],
+                shape: vec![expected],
                 got: gradient.len(),
             });
         }
@@ -163,7 +172,32 @@ impl Trainer {
                 what: "a gradient".into(),
             });
         }
-        self.optimiser.step(&mut self.weights, gradient, factor);
+        if expected == self.weights.len() {
+            self.optimiser.step(&mut self.weights, gradient, factor);
+        } else {
+            // The optimiser keeps a place for every value, so that its state has one form.
+            let (mut rest, mut full) = (gradient, Vec::with_capacity(self.weights.len()));
+            for spec in specs {
+                if trained(spec) {
+                    let (values, tail) = rest.split_at(spec.len());
+                    full.extend_from_slice(values);
+                    rest = tail;
+                } else {
+                    full.resize(full.len() + spec.len(), 0.0);
+                }
+            }
+            let before = self.weights.clone();
+            self.optimiser.step(&mut self.weights, &full, factor);
+            let mut start = 0;
+            for spec in specs {
+                let place = start..start + spec.len();
+                start = place.end;
+                if !trained(spec) {
+                    // Weight decay moves values without a gradient.
+                    self.weights[place.clone()].copy_from_slice(&before[place]);
+                }
+            }
+        }
         post_step(&self.network, &mut self.weights);
         let mut rest = self.weights.as_slice();
         let tensors = self.network.tensor_specs().iter().map(|spec| {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::cohort::Cohort;
 use crate::examples::Targets;
 use crate::manifest::{
-    CohortManifest, FeatureBlock, FixedSplit, Linkage, ModalityKind, ModalitySpec, Origin,
+    ClassValue, CohortManifest, FeatureBlock, FixedSplit, Linkage, ModalityKind, ModalitySpec, Origin,
     Preprocessing, Source, Splits, TaskKind, TaskSpec,
 };
 use crate::manifest_file::ManifestFile;
@@ -267,7 +267,7 @@ fn manifest(spec: &GeneratedSpec, kind: &Kind) -> CohortManifest {
             classes: kind.classes.iter().map(|&name| name.to_owned()).collect(),
             values: match image {
                 true => (0..kind.classes.len())
-                    .map(|class| class.to_string())
+                    .map(|class| ClassValue::One(class.to_string()))
                     .collect(),
                 false => Vec::new(),
             },
@@ -295,6 +295,7 @@ fn manifest(spec: &GeneratedSpec, kind: &Kind) -> CohortManifest {
             Source::Table(_) => vec![FeatureBlock {
                 columns: kind.names.clone(),
                 clip: None,
+                missing: Vec::new(),
                 categories: Vec::new(),
                 missing_indicator: kind.modality_kind == ModalityKind::Icu,
             }],

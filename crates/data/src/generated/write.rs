@@ -79,6 +79,7 @@ pub(super) fn source(kind: &Kind) -> Source {
         }),
         _ => Source::Table(TableSource {
             file: TABLE.to_owned(),
+            header: Vec::new(),
             one_row_per_patient: false,
         }),
     }

@@ -5,14 +5,14 @@ use csv::StringRecord;
 use super::Feature;
 use super::table_file::{Cells, Number, TableFile};
 use crate::examples::Targets;
-use crate::manifest::{CohortManifest, FeatureBlock, TaskKind};
+use crate::manifest::{CohortManifest, FeatureBlock, TaskKind, same_cell};
 use crate::problem::Problem;
 use crate::refusal::{Place, Problems};
 use crate::split::Part;
 
 /// What stands in a file for each class.
 pub(crate) struct LabelCode {
-    values: Vec<String>,
+    values: Vec<Vec<String>>,
     pub(crate) names: Vec<String>,
 }
 
@@ -21,8 +21,8 @@ impl LabelCode {
     pub(crate) fn of(manifest: &CohortManifest) -> Self {
         let task = &manifest.task;
         let values = match task.values.as_slice() {
-            [] => task.classes.clone(),
-            values => values.to_vec(),
+            [] => task.classes.iter().map(|name| vec![name.clone()]).collect(),
+            values => values.iter().map(|value| value.texts().to_vec()).collect(),
         };
         Self {
             values,
@@ -32,10 +32,7 @@ impl LabelCode {
 
     /// The class of a cell: equal text or equal number (`1` and `1.0`).
     pub(crate) fn class(&self, cell: &str) -> Option<u32> {
-        let number = cell.parse::<f64>().ok();
-        let same = |value: &String| {
-            value == cell || (number.is_some() && value.parse::<f64>().ok() == number)
-        };
+        let same = |texts: &Vec<String>| texts.iter().any(|text| same_cell(text, cell));
         self.values.iter().position(same).map(|class| class as u32)
     }
 }
@@ -281,6 +278,12 @@ impl PlannedColumn {
         values: &mut Vec<f32>,
     ) {
         let categories = &self.block.categories;
+        let text = row.get(self.index).unwrap_or_default().trim();
+        let missing = self.block.missing.iter().any(|word| same_cell(word, text));
+        if missing {
+            values.extend(vec![f32::NAN; categories.len().max(1)]);
+            return;
+        }
         if categories.is_empty() {
             values.push(match cells.number(row, self.index, problems) {
                 Some(Number::Value(value)) => value,
@@ -288,8 +291,9 @@ impl PlannedColumn {
             });
             return;
         }
-        let text = row.get(self.index).unwrap_or_default().trim();
-        let known = categories.iter().position(|category| category == text);
+        let known = categories
+            .iter()
+            .position(|category| same_cell(category, text));
         if known.is_none() && !text.is_empty() {
             problems.push(Problem::CategoryUndeclared, cells.cell(self.index));
         }

@@ -55,7 +55,7 @@ pub(crate) fn read(
     let manifest = &file.manifest;
     let mut open = |name: &str| {
         let path = file.resolve(name, problems)?;
-        TableFile::open(&path, problems)
+        TableFile::open(&path, &[], problems)
     };
     let (dynamic, fixed, outcome) = (
         open(&source.dynamic),

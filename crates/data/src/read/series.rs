@@ -34,7 +34,7 @@ pub(crate) fn read(
     let (window, step) = (steps.window?, steps.step?);
     let mut open = |name: &str| {
         let path = file.resolve(name, problems)?;
-        TableFile::open(&path, problems)
+        TableFile::open(&path, &[], problems)
     };
     let (index, samples) = (open(&source.index), open(&source.samples));
     let (mut index, mut samples) = (index?, samples?);

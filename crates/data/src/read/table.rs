@@ -20,7 +20,7 @@ pub(crate) fn read(
 ) -> Option<Records> {
     let manifest = &file.manifest;
     let path = file.resolve(&source.file, problems)?;
-    let mut table = TableFile::open(&path, problems)?;
+    let mut table = TableFile::open(&path, &source.header, problems)?;
     let targets = TargetColumns::find(manifest, &table, problems);
     let patient = columns::optional(manifest.patient_id.as_deref(), &table, problems);
     let fixed = manifest.splits.fixed.as_ref();

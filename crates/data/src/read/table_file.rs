@@ -25,8 +25,9 @@ pub(crate) enum Number {
 }
 
 impl TableFile {
-    /// Opens `path` and reads the header. `.gz` is unpacked, `.tsv` is separated by tabs.
-    pub(crate) fn open(path: &Path, problems: &mut Problems) -> Option<Self> {
+    /// Opens `path` and reads the header, or takes the given one for a file that has none. `.gz` is unpacked,
+    /// `.tsv` is separated by tabs.
+    pub(crate) fn open(path: &Path, header: &[String], problems: &mut Problems) -> Option<Self> {
         let file = match File::open(path) {
             Ok(file) => BufReader::new(file),
             Err(error) => {
@@ -49,8 +50,10 @@ impl TableFile {
         let mut reader = csv::ReaderBuilder::new()
             .delimiter(delimiter)
             .flexible(true)
+            .has_headers(header.is_empty())
             .from_reader(stream);
         let header: Vec<String> = match reader.headers() {
+            _ if !header.is_empty() => header.to_vec(),
             Ok(header) => header.iter().map(|name| name.trim().to_owned()).collect(),
             Err(error) => {
                 problems.push(broken(&error), Place::file(path).line(1));
