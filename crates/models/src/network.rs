@@ -229,6 +229,18 @@ impl SiteNetwork {
         }
     }
 
+    /// The same network in which only the tensors of which `trained` says so (in manifest order) have a gradient:
+    /// the backward pass ends at the first of them.
+    pub(crate) fn frozen_but(&self, trained: &[bool]) -> Self {
+        let mut freeze = Freeze {
+            trained: trained.iter(),
+        };
+        Self {
+            parts: self.parts.clone().map(&mut freeze),
+            ..self.clone()
+        }
+    }
+
     /// The values of every group held.
     #[must_use]
     pub fn groups(&self) -> ModelVector {
@@ -456,6 +468,19 @@ pub(crate) fn host_values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 struct Writer<'a> {
     tensors: std::vec::IntoIter<Option<&'a [f32]>>,
     device: Device,
+}
+
+struct Freeze<'a> {
+    trained: std::slice::Iter<'a, bool>,
+}
+
+impl ModuleMapper for Freeze<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match self.trained.next() {
+            Some(false) => param.set_require_grad(false),
+            _ => param,
+        }
+    }
 }
 
 impl ModuleMapper for Writer<'_> {

@@ -60,12 +60,27 @@ impl SiteNetwork {
     ) -> Result<PatientGradients, ModelError> {
         self.check_private(batch.task)?;
         let members = membership(batch, patient_of)?;
-        let units = members.units;
         let kept: Vec<bool> = self.tensor_specs().iter().map(trained).collect();
+        if kept.contains(&false) {
+            let network = self.frozen_but(&kept);
+            return network.gradients_of(batch, members, &kept, groups, dropout);
+        }
+        self.gradients_of(batch, members, &kept, groups, dropout)
+    }
+
+    fn gradients_of(
+        &self,
+        batch: &Batch<'_>,
+        members: Membership,
+        kept: &[bool],
+        groups: ClipGroups,
+        dropout: &mut impl Rng,
+    ) -> Result<PatientGradients, ModelError> {
+        let units = members.units;
         let specs: Vec<&TensorSpec> = self
             .tensor_specs()
             .iter()
-            .zip(&kept)
+            .zip(kept)
             .filter_map(|(spec, kept)| kept.then_some(spec))
             .collect();
         let (group_of, groups) = clip_groups(&specs, groups);
@@ -77,11 +92,11 @@ impl SiteNetwork {
             Some((tape, output)) => {
                 let dropout = self.dropout_mask(dims, dropout).map(host_values);
                 let books =
-                    self.books(batch, &mask, members, &kept, tape, output, dims, dropout)?;
+                    self.books(batch, &mask, members, kept, tape, output, dims, dropout)?;
                 Engine::Books(Box::new(books))
             }
             None => {
-                let all = self.one_by_one(batch, &mask, &members, &kept, dropout)?;
+                let all = self.one_by_one(batch, &mask, &members, kept, dropout)?;
                 Engine::Separate(all, lengths)
             }
         };
