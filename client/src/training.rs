@@ -131,7 +131,7 @@ impl SiteTraining {
             return Err(study_error(problem));
         }
         let settings = if participant.privacy.is_some() {
-            settings.as_private()
+            settings.as_private(participant.declared_patients)
         } else {
             settings
         };

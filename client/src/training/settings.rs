@@ -47,30 +47,30 @@ pub struct ModalityTraining {
     pub private: PrivateRecipe,
 }
 
-/// How private steps differ from others: noise asks for larger batches and other rates.
+/// How private steps differ from others. Noise asks for few trained values, large batches and other rates; what is
+/// left out is what did best at epsilon 4 on the public cohorts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PrivateRecipe {
-    /// Optimiser steps in one round.
+    /// Optimiser steps in one round; as without privacy if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_steps: Option<u32>,
-    /// Patients expected in one step.
+    /// Patients expected in one step; a third of the declared ones if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
-    /// What turns noisy means into steps.
+    /// What turns noisy means into steps; Adam if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub optimiser: Option<OptimiserKind>,
-    /// Highest learning rate.
+    /// Highest learning rate, from the first step on: clipped gradients need no warm-up. 0.05 if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// What the rate does after the warm-up.
+    /// What the rate does after the warm-up; half a cosine if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay: Option<Decay>,
     /// Norm to which a patient's gradient is clipped; 1 if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
-    /// What is trained; the rest keeps the seeded values it began with. Every value that is trained is noised,
-    /// so that few of them suit small cohorts. Everything if left out.
+    /// What is trained; the rest keeps the seeded values it began with. The head if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trained: Option<Vec<TrainedPart>>,
 }
@@ -157,29 +157,32 @@ impl ModalityTraining {
         if self.private.trained.as_ref().is_some_and(Vec::is_empty) {
             return Some("private.trained must name at least one part, or be left out".into());
         }
-        if self.private != PrivateRecipe::default() {
-            let private = Self {
-                private: PrivateRecipe::default(),
-                ..self.as_private()
-            };
-            if let Some(problem) = private.problem() {
-                return Some(format!("as private steps: {problem}"));
-            }
+        let private = &self.private;
+        if private.batch == Some(0) || private.local_steps == Some(0) {
+            return Some("private.batch and private.local_steps must be at least 1".into());
+        }
+        if private.local_steps.is_some_and(|steps| steps > MOST_LOCAL_STEPS) {
+            return Some(format!("private.local_steps must be at most {MOST_LOCAL_STEPS}"));
+        }
+        if !private.learning_rate.is_none_or(positive) {
+            return Some("private.learning_rate must be above 0".into());
         }
         let views = self.augmentation.and_then(|views| views.problem());
         views.map(|problem| format!("augmentation: {problem}"))
     }
 
-    /// The settings as private steps use them.
+    /// The settings as the private steps of a site with so many declared patients use them.
     #[must_use]
-    pub fn as_private(&self) -> Self {
+    pub fn as_private(&self, declared_patients: u32) -> Self {
         let private = &self.private;
+        let third = declared_patients.div_ceil(3) as usize;
         Self {
             local_steps: private.local_steps.unwrap_or(self.local_steps),
-            batch: private.batch.unwrap_or(self.batch),
-            optimiser: private.optimiser.unwrap_or(self.optimiser),
-            learning_rate: private.learning_rate.unwrap_or(self.learning_rate),
-            decay: private.decay.unwrap_or(self.decay),
+            batch: private.batch.unwrap_or(third.max(1)),
+            optimiser: private.optimiser.unwrap_or(OptimiserKind::Adam),
+            learning_rate: private.learning_rate.unwrap_or(0.05),
+            warm_up_steps: 0,
+            decay: private.decay.unwrap_or(Decay::Cosine),
             ..self.clone()
         }
     }
@@ -187,8 +190,10 @@ impl ModalityTraining {
     /// Whether private steps train a tensor.
     #[must_use]
     pub fn trains_privately(&self, tensor: &TensorSpec) -> bool {
-        let trained = self.private.trained.as_ref();
-        trained.is_none_or(|parts| parts.iter().any(|part| part.holds(tensor)))
+        match &self.private.trained {
+            Some(parts) => parts.iter().any(|part| part.holds(tensor)),
+            None => TrainedPart("head".into()).holds(tensor),
+        }
     }
 
     /// Norm to which a patient's gradient is clipped.
@@ -259,7 +264,7 @@ mod tests {
         assert!(refused(&|s| s.private.clip_norm = Some(0.0)).contains("clip_norm"));
         let private = refused(&|s| s.private.learning_rate = Some(-1.0));
         assert!(
-            private.contains("as private steps: learning_rate"),
+            private.contains("private.learning_rate"),
             "{private}"
         );
         for (dropout, noise, named) in [
