@@ -19,6 +19,7 @@ use consilium_models::{
     Prediction, SiteNetwork, Task, Trainer, View, record_shape,
 };
 use dp_rs::event::Repeated;
+use dp_rs::noise::Purpose;
 use dp_rs::plan::{PlanError, Step, Transcript};
 use rand::{Rng, RngExt as _};
 
@@ -324,7 +325,7 @@ impl SiteTraining {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Transcript, WorkError> {
         let (round, attempt, steps) = (plan.round, plan.attempt, self.settings.local_steps);
-        let mut training = private.begin()?;
+        let (mut training, key) = (private.begin()?, private.key()?);
         for step in 0..steps {
             let context = [round, attempt, step].map(u32::to_le_bytes);
             let context: [&[u8]; 5] = [
@@ -334,8 +335,15 @@ impl SiteTraining {
                 &context[1],
                 &context[2],
             ];
-            let drawn = training.step(&private.key, &context, private.records_of.len());
-            let mean = self.private_gradient(private, drawn, (round, attempt, step))?;
+            let drawn = training.step(&key, &context, private.records_of.len());
+            let draw = |purpose| -> Box<dyn Rng + Send> {
+                if private.draws_in_secret() {
+                    Box::new(key.stream(Purpose::Named(purpose), &context))
+                } else {
+                    Box::new(self.stream(purpose, round, attempt, step))
+                }
+            };
+            let mean = self.private_gradient(private, drawn, &draw)?;
             let factor = self.rate_factor(round, step);
             let (trainer, settings) = (&mut self.trainer, &self.settings);
             trainer
@@ -354,9 +362,8 @@ impl SiteTraining {
         &self,
         private: &PrivateSteps,
         mut step: Step<'_>,
-        (round, attempt, number): (u32, u32, u32),
+        draw: &dyn Fn(&'static str) -> Box<dyn Rng + Send>,
     ) -> Result<Vec<f32>, WorkError> {
-        let draw = |purpose| self.stream(purpose, round, attempt, number);
         let mut streams = ["view-a", "view-b"].map(draw);
         let (absent, mut dropout) = (self.absent(&mut draw("absent")), draw("dropout"));
         let groups = if private.clips_groups() {

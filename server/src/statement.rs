@@ -3,7 +3,7 @@
 //! The server cannot see from a noisy update whether it was clipped. What it can do is to take no update whose
 //! site does not say, in writing, that it was made by the steps that were agreed.
 
-use consilium_core::study::{PrivacyMode, Randomness};
+use consilium_core::study::PrivacyMode;
 use consilium_core::{Participant, Study};
 use dp_rs::agreement::Agreement;
 use dp_rs::noise::Randomness as NoiseFrom;
@@ -66,9 +66,10 @@ pub fn check(
     let agreement: Agreement = serde_json::from_value(agreement).map_err(unreadable)?;
     let settings = agreement.plan.settings();
     let steps = transcript.events.count;
-    let expected = match study.randomness {
-        Randomness::SimulationSeeded { .. } => NoiseFrom::SimulationSeeded,
-        _ => NoiseFrom::OperatingSystem,
+    let expected = if study.is_simulation() {
+        NoiseFrom::SimulationSeeded
+    } else {
+        NoiseFrom::OperatingSystem
     };
     if transcript.unit != settings.unit {
         return Err(RefusedStatement::Other("another unit"));

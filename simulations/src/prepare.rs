@@ -25,6 +25,8 @@ pub struct Deployment {
     pub cohorts: BTreeMap<SiteId, PathBuf>,
     /// Per site what the study may spend of its patients' privacy; nothing where the study protects nobody.
     epsilons: BTreeMap<SiteId, f64>,
+    /// Whether the study is a simulation, which a site has to allow.
+    simulation: bool,
 }
 
 /// Writes what the separate programs need to `folder`, but for their configuration. Generated cohorts are written out as files; others
@@ -78,6 +80,7 @@ pub fn prepare(loaded: &Loaded, folder: &Path) -> Result<Deployment, OperatorErr
             .into_iter()
             .map(|(site, agreed)| (site, agreed.epsilon))
             .collect(),
+        simulation: loaded.study.is_simulation(),
     })
 }
 
@@ -122,8 +125,13 @@ impl Deployment {
     ) -> Result<PathBuf, OperatorError> {
         // In a deployment that is prepared for one study, the site's budget is the study's, rounded up.
         let budget = self.epsilons.get(site).map_or_else(String::new, |epsilon| {
+            let allow = if self.simulation {
+                "allow_simulation = true\n"
+            } else {
+                ""
+            };
             format!(
-                "[privacy]\nepsilon = {:?}\n\n",
+                "[privacy]\nepsilon = {:?}\n{allow}\n",
                 (epsilon * 100.0).ceil() / 100.0
             )
         });

@@ -10,7 +10,7 @@ use dp_rs::adjacency::Adjacency;
 use dp_rs::agreement::Agreement;
 use dp_rs::clipping::ClipRule;
 use dp_rs::event::Event;
-use dp_rs::noise::NoiseLevel;
+use dp_rs::noise::{NoiseLevel, Randomness};
 use dp_rs::plan::{Clip, Plan, PlanSettings};
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +36,12 @@ pub struct PrivacySection {
     pub adjacency: Adjacency,
     /// How a patient's gradient is bounded.
     pub clip: ClipChoice,
-    /// How far the noise can be trusted.
-    pub noise_level: NoiseLevel,
+    /// How far the noise can be trusted; `fast` in a simulation and `hardened` elsewhere if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_level: Option<NoiseLevel>,
+    /// Where noise and sampling come from. `simulate` and `demo` need `simulation-seeded`, real studies
+    /// `operating-system`.
+    pub randomness: Randomness,
 }
 
 /// How a patient's gradient is bounded.
@@ -61,7 +65,8 @@ impl Default for PrivacySection {
             delta: None,
             adjacency: Adjacency::AddRemove,
             clip: ClipChoice::Automatic,
-            noise_level: NoiseLevel::Fast,
+            noise_level: None,
+            randomness: Randomness::SimulationSeeded,
         }
     }
 }
@@ -85,6 +90,7 @@ impl PrivacySection {
         if self.mode == PrivacyMode::NoneSimulationOnly {
             return Ok(agreements);
         }
+        let noise_level = self.noise_level()?;
         if self.epsilon.is_some() && self.noise_multiplier.is_some() {
             return Err(refuse(
                 "epsilon and noise_multiplier are both given, and the steps follow from the schedule",
@@ -139,7 +145,7 @@ impl PrivacySection {
                     rule.map_err(|error| refuse(&error.to_string(), "see [training]"))?,
                 ),
                 noise_multiplier: multiplier,
-                noise_level: self.noise_level,
+                noise_level,
                 sampling_rate: rate,
                 expected_units: rate * declared,
                 max_records: records
@@ -159,6 +165,19 @@ impl PrivacySection {
             agreements.insert(site.clone(), agreement);
         }
         Ok(agreements)
+    }
+
+    /// The noise level that is meant.
+    fn noise_level(&self) -> Result<NoiseLevel, OperatorError> {
+        match (self.randomness, self.noise_level) {
+            (Randomness::OperatingSystem, Some(NoiseLevel::Fast)) => Err(refuse(
+                "noise_level is fast, which is for simulations, and randomness is operating-system",
+                "leave noise_level out: hardened is the default of real studies",
+            )),
+            (_, Some(given)) => Ok(given),
+            (Randomness::OperatingSystem, None) => Ok(NoiseLevel::Hardened),
+            (Randomness::SimulationSeeded, None) => Ok(NoiseLevel::Fast),
+        }
     }
 
     fn calibrate(&self, rate: f64, steps: u64, delta: f64) -> Result<f64, OperatorError> {

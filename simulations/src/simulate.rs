@@ -55,6 +55,7 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     let clock = Instant::now();
     let at_folder = |error: io::Error| OperatorError::file(&options.out, &error);
     // Everything that can be refused is refused before the first file is written.
+    loaded.must_be_simulation()?;
     RunFolder::refuse_finished(&options.out).map_err(at_folder)?;
     let sites = cohorts(loaded, options.threads)?;
     let work = works(&loaded.study, &sites, options.device)?;

@@ -172,7 +172,7 @@ impl Deployment {
             let text = format!(
                 "site = \"{name}\"\nstudy = \"small\"\ncohort = \"study/cohorts/{name}/cohort.toml\"\n\
                  state = \"{name}\"\n[server]\naddress = \"localhost:{port}\"\nname = \"localhost\"\n\
-                 patience = \"2m\"\n[privacy]\nepsilon = 8.0\n{}",
+                 patience = \"2m\"\n[privacy]\nepsilon = 8.0\nallow_simulation = true\n{}",
                 identity(name)
             );
             fs::write(at.join(format!("{name}.toml")), text).unwrap();

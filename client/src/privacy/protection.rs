@@ -1,14 +1,16 @@
 //! What one private study may do at this site.
 
-use consilium_core::study::{PrivacyMode, Randomness as StudyRandomness};
+use consilium_core::study::PrivacyMode;
 use consilium_core::{Digest, Participant, RoundPlan, Study, StudyId};
+use consilium_data::manifest::Origin;
 use dp_rs::agreement::Agreement;
 use dp_rs::event::Repeated;
 use dp_rs::ledger::{Account, Budget, NotAdmitted, Record};
-use dp_rs::noise::Randomness;
+use dp_rs::noise::{NoiseLevel, Randomness};
 use dp_rs::plan::Transcript;
 
-use super::{Refusal, SiteBudget, Standing, Whose};
+use super::refusal::NotSimulated;
+use super::{CohortFacts, Refusal, SiteBudget, Standing, Whose};
 
 /// The agreement of this site in one study, checked, with the two budgets that every round is held against.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +19,7 @@ pub struct Protection {
     agreement: Agreement,
     budget: Budget,
     site: SiteBudget,
-    simulated: bool,
+    randomness: Randomness,
 }
 
 impl Protection {
@@ -26,17 +28,20 @@ impl Protection {
     ///
     /// # Errors
     /// [`Refusal::Agreement`] for an agreement that cannot be read or costs more than it says,
-    /// [`Refusal::UnknownMode`], [`Refusal::NoProtection`] where a budget is set and the study keeps none, and
-    /// [`Refusal::NoSiteBudget`] where the site has not said what it can spend.
+    /// [`Refusal::UnknownMode`], [`Refusal::NoProtection`] where the study keeps no budget and one is set, or the
+    /// cohort is of real patients, [`Refusal::NoSiteBudget`] where the site has not said what it can spend,
+    /// [`Refusal::Simulation`] for seeded noise where it is not allowed, and [`Refusal::NoiseLevel`] for noise of a
+    /// simulation in a study that is none.
     pub fn of(
         study: &Study,
         participant: &Participant,
         site: Option<SiteBudget>,
+        cohort: &CohortFacts,
     ) -> Result<Option<Self>, Refusal> {
         let name = study.name.clone();
         match study.privacy {
             PrivacyMode::PrivateSteps => {}
-            PrivacyMode::NoneSimulationOnly if site.is_some() => {
+            PrivacyMode::NoneSimulationOnly if site.is_some() || cohort.origin == Origin::Real => {
                 return Err(Refusal::NoProtection(name));
             }
             PrivacyMode::NoneSimulationOnly => return Ok(None),
@@ -61,12 +66,33 @@ impl Protection {
                 delta,
             });
         };
+        if study.is_simulation() {
+            let missing = if !site.allow_simulation {
+                Some(NotSimulated::Configuration)
+            } else if cohort.origin == Origin::Real {
+                Some(NotSimulated::Cohort(cohort.manifest.clone()))
+            } else {
+                None
+            };
+            if let Some(missing) = missing {
+                return Err(Refusal::Simulation {
+                    study: name,
+                    missing,
+                });
+            }
+        } else if agreement.plan.settings().noise_level == NoiseLevel::Fast {
+            return Err(Refusal::NoiseLevel(name));
+        }
         Ok(Some(Self {
             study: name,
             agreement,
             budget,
             site,
-            simulated: matches!(study.randomness, StudyRandomness::SimulationSeeded { .. }),
+            randomness: if study.is_simulation() {
+                Randomness::SimulationSeeded
+            } else {
+                Randomness::OperatingSystem
+            },
         }))
     }
 
@@ -139,8 +165,11 @@ impl Protection {
                 transcript.noise_level, settings.noise_level
             )));
         }
-        if transcript.randomness == Randomness::SimulationSeeded && !self.simulated {
-            return Err(self.other_steps("noise came from a seed outside of a simulation".into()));
+        if transcript.randomness != self.randomness {
+            return Err(self.other_steps(format!(
+                "the randomness is {:?}, agreed is {:?}",
+                transcript.randomness, self.randomness
+            )));
         }
         Ok(record(
             &self.study,

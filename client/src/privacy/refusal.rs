@@ -1,5 +1,7 @@
 //! Why a private study or one of its rounds is not begun, or its result not sent.
 
+use std::path::PathBuf;
+
 use consilium_core::StudyId;
 use consilium_ops::{ExitCode, OperatorError};
 use dp_rs::accounting::AccountingError;
@@ -26,6 +28,15 @@ impl std::fmt::Display for Whose {
     }
 }
 
+/// What a site lacks to take part in a study with seeded noise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotSimulated {
+    /// Its configuration does not allow it.
+    Configuration,
+    /// Its cohort, of this manifest, is of real patients.
+    Cohort(PathBuf),
+}
+
 /// Why privacy stops the agent. Nothing is trained, or nothing of what was trained is sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -43,8 +54,8 @@ pub enum Refusal {
     UnknownMode(StudyId),
     /// A study without protection, at a site that has set a budget.
     #[error(
-        "study {0} protects nobody, which is for simulations only; this site has set a privacy budget, and an \
-         update without protection exceeds every budget"
+        "study {0} protects nobody, which is for simulations only; this site has set a privacy budget or has real \
+         patients, and an update without protection exceeds every budget"
     )]
     NoProtection(StudyId),
     /// The configuration does not say how much this site may spend.
@@ -60,6 +71,25 @@ pub enum Refusal {
         /// At this delta.
         delta: f64,
     },
+    /// A study with seeded noise, at a site that does not simulate.
+    #[error(
+        "the noise of study {study} comes from a seed in its document, so that it protects nobody{}",
+        match missing {
+            NotSimulated::Configuration => ", and the configuration does not allow simulations",
+            NotSimulated::Cohort(_) => "; the cohort is of real patients",
+        }
+    )]
+    Simulation {
+        /// The study.
+        study: StudyId,
+        /// What stands in the way.
+        missing: NotSimulated,
+    },
+    /// A real study whose noise is for simulations.
+    #[error(
+        "study {0} is no simulation, and its noise level is fast, which is for simulations only"
+    )]
+    NoiseLevel(StudyId),
     /// The next round would cost more than is left.
     #[error(
         "the privacy budget of {whose} is exhausted, study {study} halts here: spent epsilon {:.4}, agreed {} at \
@@ -144,6 +174,11 @@ impl Refusal {
             Self::UnknownMode(_) => "privacy_mode_unknown",
             Self::NoProtection(_) => "privacy_unprotected_study",
             Self::NoSiteBudget { .. } => "privacy_budget_not_set",
+            Self::Simulation { missing, .. } => match missing {
+                NotSimulated::Configuration => "privacy_simulation_not_allowed",
+                NotSimulated::Cohort(_) => "privacy_simulation_real_cohort",
+            },
+            Self::NoiseLevel(_) => "privacy_noise_level",
             Self::Exhausted { .. } | Self::Unprotected { .. } => "privacy_budget_exhausted",
             Self::Mixed { .. } => "privacy_ledger_mixed",
             Self::Accounting(_) => "privacy_not_accountable",
@@ -156,9 +191,13 @@ impl Refusal {
 
     fn exit(&self) -> ExitCode {
         match self {
-            Self::NoSiteBudget { .. } | Self::BrokenLedger(_) | Self::UnreadableEntry { .. } => {
-                ExitCode::Configuration
+            Self::NoSiteBudget { .. }
+            | Self::Simulation {
+                missing: NotSimulated::Configuration,
+                ..
             }
+            | Self::BrokenLedger(_)
+            | Self::UnreadableEntry { .. } => ExitCode::Configuration,
             _ => ExitCode::Refused,
         }
     }
@@ -168,9 +207,20 @@ impl Refusal {
             Self::Agreement { .. } | Self::UnknownMode(_) | Self::Accounting(_) => {
                 "ask the coordinator for a corrected study; nothing was accepted".into()
             }
-            Self::NoProtection(_) => "ask the coordinator for a study with private steps; a site whose records are \
-                  generated or public may leave out [privacy]"
+            Self::NoProtection(_) => "ask the coordinator for a study with private steps; a site whose cohort is \
+                  marked simulated or public may leave out [privacy]"
                 .into(),
+            Self::Simulation { missing, .. } => match missing {
+                NotSimulated::Configuration => "to simulate with a cohort that is generated or public, add to the \
+                      configuration:\n[privacy]\nallow_simulation = true"
+                    .into(),
+                NotSimulated::Cohort(_) => "ask the coordinator for a study with randomness = \"operating-system\"; \
+                      only a cohort whose origin is simulated or public may simulate"
+                    .into(),
+            },
+            Self::NoiseLevel(_) => {
+                "ask the coordinator for a study with noise_level = \"hardened\"; nothing was accepted".into()
+            }
             Self::NoSiteBudget { epsilon, .. } => format!(
                 "agree on a number with your data-protection officer, and add to the configuration:\n\
                  [privacy]\nepsilon = {epsilon}"
@@ -210,6 +260,19 @@ impl From<Refusal> for OperatorError {
             refusal.to_string(),
             refusal.hint(),
         );
+        let place = match &refusal {
+            Refusal::Simulation { missing, .. } => Some(match missing {
+                NotSimulated::Configuration => {
+                    "privacy.allow_simulation in the configuration".into()
+                }
+                NotSimulated::Cohort(manifest) => format!("origin in {}", manifest.display()),
+            }),
+            _ => None,
+        };
+        let error = match place {
+            Some(place) => error.at(place),
+            None => error,
+        };
         match &refusal {
             Refusal::Exhausted {
                 study,

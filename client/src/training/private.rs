@@ -3,6 +3,7 @@
 //!
 //! The agreement decides sampler, clip and noise; nothing here can take a step that is not accounted for.
 
+use consilium_core::study::Randomness;
 use consilium_core::{Participant, Study};
 use consilium_data::Cohort;
 use dp_rs::agreement::Agreement;
@@ -20,7 +21,7 @@ pub(super) struct PrivateSteps {
     agreement: Agreement,
     /// The training records of each patient.
     pub records_of: Vec<Vec<usize>>,
-    pub key: RootKey,
+    randomness: Randomness,
     local_steps: u32,
 }
 
@@ -68,7 +69,7 @@ impl PrivateSteps {
         Ok(Some(Self {
             records_of: units(settings.unit, train, patient_of),
             agreement,
-            key: RootKey::simulation(study.seed().0),
+            randomness: study.randomness,
             local_steps,
         }))
     }
@@ -83,6 +84,33 @@ impl PrivateSteps {
             message: error.to_string(),
             hint: "the coordinator must correct the study".into(),
         })
+    }
+
+    /// What everything that is drawn in one round derives from. In a study of the operating system it is fresh for
+    /// every attempt, lives as long as its steps and is never written down: work that was not sealed is drawn anew.
+    ///
+    /// # Errors
+    /// [`WorkError`] when the operating system has no randomness to give.
+    pub fn key(&self) -> Result<RootKey, WorkError> {
+        match self.randomness {
+            Randomness::SimulationSeeded { seed } => Ok(RootKey::simulation(seed.0)),
+            _ => RootKey::from_operating_system().map_err(|error| WorkError {
+                code: error.code(),
+                message: error.to_string(),
+                hint: "nothing was drawn; start again when the system's random generator works"
+                    .into(),
+            }),
+        }
+    }
+
+    /// Whether views and dropout of a step are drawn from its key as well, and not from a seed that everybody has.
+    ///
+    /// The clip bounds what one patient's own gradient adds. Read from a stream one patient after the other, views
+    /// and dropout of everybody who comes later would move with one patient more or less, and known to everybody
+    /// they could not be averaged over. Drawn in secret, each patient's are independent of all others', and the sum
+    /// is a mixture of sums that differ by one clipped gradient.
+    pub fn draws_in_secret(&self) -> bool {
+        !matches!(self.randomness, Randomness::SimulationSeeded { .. })
     }
 
     /// Whether every parameter group is clipped on its own.

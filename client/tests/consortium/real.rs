@@ -14,7 +14,7 @@ use consilium_site::agent::{Agent, AgentError, Errand, Joined, MakeWork};
 use consilium_site::outcome::Outcome;
 use consilium_site::peer::Peer;
 use consilium_site::preparation::Preparation;
-use consilium_site::privacy::SiteBudget;
+use consilium_site::privacy::{CohortFacts, SiteBudget};
 use consilium_site::training::{SiteRecords, SiteTraining};
 use consilium_site::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
 use consilium_store::site::SiteStore;
@@ -233,6 +233,8 @@ impl Real {
         seen: &Arc<Mutex<Seen>>,
     ) -> Result<Joined<P>, AgentError> {
         let (cohort, seen) = (self.cohort(name), Arc::clone(seen));
+        let manifest = self.folder().join(name).join("cohort.toml");
+        let facts = CohortFacts::of(&manifest, &cohort);
         let work: MakeWork = Box::new(move |study, participant| {
             let records = SiteRecords::of_parts(&cohort)?;
             let device = DeviceChoice::Cpu;
@@ -244,6 +246,7 @@ impl Real {
             study: "real".parse().unwrap(),
             metrics_file: self.folder().join(format!("state-{name}/metrics.json")),
             budget: self.budget,
+            cohort: facts,
         };
         Agent::join(errand, self.store(name).await, peer, work).await
     }

@@ -63,6 +63,13 @@ pub enum Randomness {
         /// The seed.
         seed: Seed,
     },
+    /// Everything that a guarantee rests on (noise, sampling of patients, what else is drawn for a patient in a
+    /// private step) from the operating system of each site, never twice.
+    OperatingSystem {
+        /// For what does not depend on anybody's data and may be known to everybody: initial weights, order of
+        /// batches where they are not sampled privately.
+        public_seed: Seed,
+    },
 }
 
 /// Name and settings of a built-in network.
@@ -175,6 +182,9 @@ pub enum InvalidStudy {
         "site {0}: a study with private steps has an agreement for every site, any other study has none"
     )]
     Privacy(SiteId),
+    /// Randomness of real studies in one that protects nobody.
+    #[error("the study protects nobody and is not marked as a simulation")]
+    UnprotectedOutsideSimulation,
     /// Nothing reaches the minimum of holders.
     #[error("no group has {0} holders: nothing would be federated")]
     NothingFederated(u32),
@@ -196,6 +206,7 @@ impl InvalidStudy {
             Self::Schedule => "study_schedule",
             Self::MissingGroup { .. } => "study_missing_group",
             Self::Privacy(_) => "study_privacy",
+            Self::UnprotectedOutsideSimulation => "study_unprotected_outside_simulation",
             Self::NothingFederated(_) => "study_nothing_federated",
             Self::Manifest(_) => "study_manifest",
         }
@@ -239,6 +250,9 @@ impl Study {
         if !(1..=MOST_ROUNDS).contains(&self.schedule.rounds) || self.schedule.deadline_seconds == 0
         {
             return Err(InvalidStudy::Schedule);
+        }
+        if self.privacy == PrivacyMode::NoneSimulationOnly && !self.is_simulation() {
+            return Err(InvalidStudy::UnprotectedOutsideSimulation);
         }
         let groups = self.manifest.group_lengths();
         for participant in &self.sites {
@@ -330,12 +344,20 @@ impl Study {
             .collect()
     }
 
-    /// The seed of a seeded study.
+    /// The seed of everything that is drawn from named streams. Outside of a simulation nothing that protects a
+    /// patient is.
     #[must_use]
     pub fn seed(&self) -> Seed {
         match self.randomness {
             Randomness::SimulationSeeded { seed } => seed,
+            Randomness::OperatingSystem { public_seed } => public_seed,
         }
+    }
+
+    /// Whether noise and sampling can be repeated by whoever has the document, so that they protect nobody.
+    #[must_use]
+    pub fn is_simulation(&self) -> bool {
+        matches!(self.randomness, Randomness::SimulationSeeded { .. })
     }
 }
 
