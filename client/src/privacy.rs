@@ -52,6 +52,8 @@ pub struct CohortFacts {
     pub manifest: PathBuf,
     /// Whether its records are real, published or generated.
     pub origin: Origin,
+    /// Features or channels whose scaling would be computed from its patients; none with public constants.
+    pub fitted: Vec<String>,
 }
 
 impl CohortFacts {
@@ -61,6 +63,7 @@ impl CohortFacts {
         Self {
             manifest: manifest.to_owned(),
             origin: cohort.manifest().origin,
+            fitted: cohort.fitted().into_iter().map(str::to_owned).collect(),
         }
     }
 }

@@ -252,6 +252,7 @@ async fn agent(folder: PathBuf, site: SiteId, address: String) {
         cohort: CohortFacts {
             manifest: "cohort.toml".into(),
             origin: Origin::Simulated,
+            fitted: Vec::new(),
         },
     };
     let work = Box::new(|_: &Study, _: &Participant| {

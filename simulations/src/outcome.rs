@@ -160,9 +160,23 @@ impl Outcome {
              (cross-check RDP in privacy.csv); scope: the updates of all rounds.",
             first.adjacency
         )];
+        let conditional: Vec<&str> = rows
+            .iter()
+            .filter(|row| row.conditional_on_preprocessing)
+            .map(|row| row.site.as_str())
+            .collect();
+        if !conditional.is_empty() {
+            let whose = if conditional.len() == self.sites.len() {
+                String::new()
+            } else {
+                format!(" at {}", conditional.join(", "))
+            };
+            notes.push(format!(
+                "Conditional on preprocessing{whose}: scaling and imputation were fitted on the training part outside \u{3b5}."
+            ));
+        }
         notes.push(
-            "Conditional on preprocessing: scaling and imputation were fitted on the training part outside \u{3b5}. \
-             Not private: the same federation without noise; local: trained alone without noise, nothing leaves."
+            "Not private: the same federation without noise; local: trained alone without noise, nothing leaves."
                 .into(),
         );
         if rows

@@ -1,6 +1,6 @@
 //! What the private steps of a run cost each site, round by round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use consilium_core::SiteId;
 use consilium_ops::OperatorError;
@@ -40,15 +40,19 @@ pub struct PrivacyRow {
     pub noise_level: NoiseLevel,
     /// `simulation-seeded` noise protects nobody.
     pub randomness: Randomness,
+    /// Scaling and imputation were computed from the same patients, outside of epsilon.
+    pub conditional_on_preprocessing: bool,
 }
 
-/// The cost after every round at every site, in the order of rounds.
+/// The cost after every round at every site, in the order of rounds; `fitted` are the sites whose cohorts fitted
+/// something on the patients that epsilon is about.
 ///
 /// # Errors
 /// [`OperatorError`] when the accountant refuses what was released: a bug.
 pub fn rows(
     agreements: &BTreeMap<SiteId, Agreement>,
     released: &BTreeMap<SiteId, Vec<Transcript>>,
+    fitted: &BTreeSet<SiteId>,
 ) -> Result<Vec<PrivacyRow>, OperatorError> {
     let mut rows = Vec::new();
     // Sites of one kind often have the same plan.
@@ -93,6 +97,7 @@ pub fn rows(
                 steps: so_far.iter().map(|events| events.count).sum(),
                 noise_level: transcript.noise_level,
                 randomness: transcript.randomness,
+                conditional_on_preprocessing: fitted.contains(site),
             });
         }
     }

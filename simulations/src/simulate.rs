@@ -93,7 +93,12 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
         options,
         &watch,
     )?;
-    let privacy = privacy_report::rows(&loaded.agreements(), &finished.released)?;
+    let fitted = sites
+        .iter()
+        .filter(|site| !site.cohort.fitted().is_empty())
+        .map(|site| site.name.clone());
+    let privacy =
+        privacy_report::rows(&loaded.agreements(), &finished.released, &fitted.collect())?;
 
     let outcome = outcome(
         loaded,

@@ -39,6 +39,7 @@ impl Site {
             cohort: CohortFacts {
                 manifest: "cohort.toml".into(),
                 origin: Origin::Simulated,
+                fitted: Vec::new(),
             },
         }
     }
@@ -549,6 +550,24 @@ async fn a_site_that_does_not_simulate_is_asked_for_nothing() {
         assert_eq!(error.location.is_some(), study.is_simulation(), "{error}");
         assert!(!site.has_accepted(&server).await);
     }
+    // Scaling that is computed from patients is for simulations.
+    let mut site = Site::with(100.0).await;
+    site.cohort.origin = Origin::Real;
+    site.cohort.fitted = ["age", "heart rate"].map(str::to_owned).to_vec();
+    let server = Server::new(real_study("first", hardened()), &site.store);
+    let (code, exit, error) = site.refused(&server, &Work::secret()).await;
+    assert_eq!(
+        (code.as_str(), exit),
+        ("privacy_preprocessing_fitted", ExitCode::Configuration)
+    );
+    assert!(error.hint.contains("age, heart rate"), "{error}");
+    assert_eq!(
+        error.location.as_deref(),
+        Some("preprocessing.public in cohort.toml")
+    );
+    assert!(!site.has_accepted(&server).await);
+    site.cohort.fitted.clear();
+    site.run(&server, &Work::secret()).await.unwrap();
     // A public cohort may simulate.
     let mut site = Site::with(100.0).await;
     site.cohort.origin = Origin::Public;

@@ -31,7 +31,8 @@ impl Protection {
     /// [`Refusal::UnknownMode`], [`Refusal::NoProtection`] where the study keeps no budget and one is set, or the
     /// cohort is of real patients, [`Refusal::NoSiteBudget`] where the site has not said what it can spend,
     /// [`Refusal::Simulation`] for seeded noise where it is not allowed, and [`Refusal::NoiseLevel`] for noise of a
-    /// simulation in a study that is none.
+    /// simulation in a study that is none, [`Refusal::Fitted`] for a cohort whose scaling would be computed from
+    /// its patients outside of the guarantee.
     pub fn of(
         study: &Study,
         participant: &Participant,
@@ -82,6 +83,11 @@ impl Protection {
             }
         } else if agreement.plan.settings().noise_level == NoiseLevel::Fast {
             return Err(Refusal::NoiseLevel(name));
+        } else if study.privacy == PrivacyMode::PrivateSteps && !cohort.fitted.is_empty() {
+            return Err(Refusal::Fitted {
+                study: name,
+                cohort: cohort.clone(),
+            });
         }
         Ok(Some(Self {
             study: name,

@@ -7,6 +7,7 @@ use consilium_ops::{ExitCode, OperatorError};
 use dp_rs::accounting::AccountingError;
 use dp_rs::ledger::{BrokenLedger, Exhausted, MixedLedger};
 
+use super::CohortFacts;
 use super::statement::number;
 
 /// Whose budget is exhausted.
@@ -90,6 +91,18 @@ pub enum Refusal {
         "study {0} is no simulation, and its noise level is fast, which is for simulations only"
     )]
     NoiseLevel(StudyId),
+    /// Scaling would be computed from patients outside of the guarantee.
+    #[error(
+        "study {study} protects patients, and scaling and imputation of {} features would be computed from them \
+         without protection",
+        cohort.fitted.len()
+    )]
+    Fitted {
+        /// The study.
+        study: StudyId,
+        /// The cohort.
+        cohort: CohortFacts,
+    },
     /// The next round would cost more than is left.
     #[error(
         "the privacy budget of {whose} is exhausted, study {study} halts here: spent epsilon {:.4}, agreed {} at \
@@ -179,6 +192,7 @@ impl Refusal {
                 NotSimulated::Cohort(_) => "privacy_simulation_real_cohort",
             },
             Self::NoiseLevel(_) => "privacy_noise_level",
+            Self::Fitted { .. } => "privacy_preprocessing_fitted",
             Self::Exhausted { .. } | Self::Unprotected { .. } => "privacy_budget_exhausted",
             Self::Mixed { .. } => "privacy_ledger_mixed",
             Self::Accounting(_) => "privacy_not_accountable",
@@ -192,6 +206,7 @@ impl Refusal {
     fn exit(&self) -> ExitCode {
         match self {
             Self::NoSiteBudget { .. }
+            | Self::Fitted { .. }
             | Self::Simulation {
                 missing: NotSimulated::Configuration,
                 ..
@@ -218,6 +233,20 @@ impl Refusal {
                       only a cohort whose origin is simulated or public may simulate"
                     .into(),
             },
+            Self::Fitted { cohort, .. } => {
+                let (some, rest) = cohort.fitted.split_at(cohort.fitted.len().min(5));
+                let more = match rest.len() {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                format!(
+                    "give the mean and standard deviation (or usual range) of {}{more} from a source other than these \
+                     patients, for example:\n[preprocessing.public]\nsource = \"the laboratory's reference ranges\"\n\
+                     [[preprocessing.public.scales]]\nof = [{:?}]\nrange = [low, high]",
+                    some.join(", "),
+                    some[0]
+                )
+            }
             Self::NoiseLevel(_) => {
                 "ask the coordinator for a study with noise_level = \"hardened\"; nothing was accepted".into()
             }
@@ -267,6 +296,10 @@ impl From<Refusal> for OperatorError {
                 }
                 NotSimulated::Cohort(manifest) => format!("origin in {}", manifest.display()),
             }),
+            Refusal::Fitted { cohort, .. } => Some(format!(
+                "preprocessing.public in {}",
+                cohort.manifest.display()
+            )),
             _ => None,
         };
         let error = match place {

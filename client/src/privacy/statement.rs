@@ -42,6 +42,9 @@ pub struct Statement {
     /// `simulation` when any randomness came from a seed: the numbers then protect nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stamp: Option<&'static str>,
+    /// `conditional on preprocessing` when scaling was computed from the same patients outside of these numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conditional: Option<&'static str>,
 }
 
 impl Statement {
@@ -73,7 +76,17 @@ impl Statement {
             releases: account.releases(),
             events: account.events().to_vec(),
             stamp: account.is_simulated().then_some(SIMULATION),
+            conditional: None,
         })
+    }
+
+    /// The same, of patients from whom scaling was computed as well, if it was.
+    #[must_use]
+    pub fn conditional_on_preprocessing(self, fitted: bool) -> Self {
+        Self {
+            conditional: fitted.then_some(PREPROCESSING),
+            ..self
+        }
     }
 
     /// The same for a site that also sent updates without protection: nothing is guaranteed any more.
@@ -122,10 +135,16 @@ impl Statement {
             Some(_) => "\n  SIMULATION: randomness came from a seed, these numbers protect nobody",
             None => "",
         };
+        let conditional = match self.conditional {
+            Some(_) => {
+                "\n  CONDITIONAL ON PREPROCESSING: scaling was computed from the patients outside of these numbers"
+            }
+            None => "",
+        };
         format!(
             "{name}: (epsilon, delta) = ({}, {:e}), {limit}\n  unit {unit}, adjacency {adjacency}, accountant \
              {accountant}, RDP cross-check {}, noise level {}\n  scope: {} releases, {steps} mechanisms in all; not \
-             covered: what left this site by other ways than these studies{stamp}\n",
+             covered: what left this site by other ways than these studies{conditional}{stamp}\n",
             shown(&self.spent),
             self.delta,
             self.rdp_cross_check.as_ref().map_or("none".into(), shown),
@@ -153,3 +172,6 @@ fn shown(number: &Value) -> String {
 
 /// Stands beside every number that seeded randomness went into.
 pub const SIMULATION: &str = "simulation";
+
+/// Stands beside a number of patients from whom scaling was computed outside of it.
+pub const PREPROCESSING: &str = "conditional on preprocessing";

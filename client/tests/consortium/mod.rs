@@ -199,6 +199,7 @@ impl Consortium {
             cohort: CohortFacts {
                 manifest: "cohort.toml".into(),
                 origin: Origin::Simulated,
+                fitted: Vec::new(),
             },
         }
     }

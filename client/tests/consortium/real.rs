@@ -209,6 +209,7 @@ impl Real {
             train: 20,
             validation: 8,
             test: 70,
+            public_constants: false,
         };
         let cohort = generated::cohort(&spec, Seed(seed)).unwrap();
         let _ = std::fs::remove_dir_all(folder);
