@@ -138,6 +138,12 @@ impl<P: Peer> Agent<P> {
             let cost = worker.round_cost();
             let cost = cost.ok_or_else(|| Refusal::Missing(study.name.clone()))?;
             protection.admit(&standing, cost)?;
+            if let Some(sites) = protection.sites().filter(|sites| *sites < FEW_SITES) {
+                warn!(
+                    sites,
+                    "whole sites hide in each other badly below {FEW_SITES} sites: expect a useless model"
+                );
+            }
             if let Err(short) = protection.fits_as_a_whole(&standing) {
                 warn!(error.code = short.code(), %short, "the study will halt here before its end");
             }
@@ -468,6 +474,9 @@ enum Step {
     /// The study is over.
     Finished(Box<Outcome>),
 }
+
+/// Below this many sites, noise that hides a whole site drowns what the others learned (`differential-privacy.md` 2.2).
+pub const FEW_SITES: usize = 20;
 
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
 

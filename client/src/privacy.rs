@@ -43,6 +43,10 @@ pub struct SiteBudget {
     /// with a cohort that is marked simulated or public, and with no other.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_simulation: bool,
+    /// Take part in studies that put a share of the noise into each site's update: sums are protected, and the
+    /// server, which sees single updates, is trusted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trust_server_with_single_updates: bool,
 }
 
 /// What a study has to know about the cohort before anything is read for training.

@@ -9,6 +9,7 @@ mod private;
 mod settings;
 
 use consilium_core::seed::stream;
+use consilium_core::study::PrivacyMode;
 use consilium_core::{
     ModelVector, Participant, RoundPlan, Seed, StreamKey, Study, TensorSpec,
 };
@@ -26,7 +27,7 @@ use rand::{Rng, RngExt as _};
 pub use measure::{constant_metrics, evaluated, metrics, model_targets, primary_metric};
 pub use predict::Predictor;
 use predict::{Who, predict};
-use private::{CHUNK, PrivateSteps};
+use private::{CHUNK, PrivateSteps, SiteUpdates};
 pub use settings::{Decay, ModalityTraining, OptimiserKind, PrivateRecipe, TrainedPart, TrainingSettings};
 
 use crate::preparation::Preparation;
@@ -47,6 +48,7 @@ pub struct SiteTraining {
     records: SiteRecords,
     sampler: Sampler,
     private: Option<PrivateSteps>,
+    updates: Option<SiteUpdates>,
     threads: rayon::ThreadPool,
 }
 
@@ -131,7 +133,7 @@ impl SiteTraining {
         if let Some(problem) = settings.problem() {
             return Err(study_error(problem));
         }
-        let settings = if participant.privacy.is_some() {
+        let settings = if study.privacy == PrivacyMode::PrivateSteps {
             settings.as_private()
         } else {
             settings
@@ -143,6 +145,7 @@ impl SiteTraining {
             (&records.train, &records.examples.patient),
             settings.local_steps,
         )?;
+        let updates = SiteUpdates::of(study, participant)?;
         fits(&spec, participant, cohort, &records.examples)?;
         let task = spec.tasks[&participant.task].clone();
         model_targets(&task, &records.examples.targets)?;
@@ -203,6 +206,7 @@ impl SiteTraining {
             records,
             sampler,
             private,
+            updates,
             threads,
         })
     }
@@ -499,7 +503,7 @@ impl LocalWork for SiteTraining {
         model.extend(local);
         self.start_from(&model)?;
         let steps = self.settings.local_steps;
-        let privacy = match self.private.take() {
+        let mut privacy = match self.private.take() {
             Some(private) => {
                 let transcript = self.private_round(&private, plan, progress);
                 self.private = Some(private);
@@ -528,6 +532,16 @@ impl LocalWork for SiteTraining {
                     new_local.0.insert(group, trained);
                 }
             }
+        }
+        if let Some(updates) = &self.updates {
+            let attempt = [plan.round, plan.attempt].map(u32::to_le_bytes);
+            let context: [&[u8]; 4] = [
+                self.study.as_bytes(),
+                self.participant.site.as_str().as_bytes(),
+                &attempt[0],
+                &attempt[1],
+            ];
+            privacy = Some(updates.protect(&mut update, &context)?);
         }
         Ok(Trained {
             update,
@@ -564,7 +578,8 @@ impl LocalWork for SiteTraining {
     }
 
     fn round_cost(&self) -> Option<Repeated> {
-        self.private.as_ref().map(PrivateSteps::round_cost)
+        let steps = self.private.as_ref().map(PrivateSteps::round_cost);
+        steps.or_else(|| self.updates.as_ref().map(SiteUpdates::round_cost))
     }
 }
 

@@ -82,6 +82,7 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
         epsilon: 100.0,
         delta: None,
         allow_simulation: true,
+        trust_server_with_single_updates: false,
     });
     let server = real.consortium.serve(ServerState::of(study, initial)).await;
     let config = real.config("a");

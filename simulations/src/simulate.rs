@@ -73,7 +73,7 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     )
     .map_err(failed_federation)?;
 
-    let unprotected = if loaded.study.privacy == PrivacyMode::PrivateSteps {
+    let unprotected = if loaded.study.privacy != PrivacyMode::NoneSimulationOnly {
         watch.stage("the same without privacy, for comparison");
         let study = loaded.unprotected_study();
         let work = works(&study, &sites, options.device)?;
@@ -96,6 +96,8 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     let fitted = sites
         .iter()
         .filter(|site| !site.cohort.fitted().is_empty())
+        // What a site computes from its own records is behind the clip of its update.
+        .filter(|_| loaded.study.privacy == PrivacyMode::PrivateSteps)
         .map(|site| site.name.clone());
     let privacy =
         privacy_report::rows(&loaded.agreements(), &finished.released, &fitted.collect())?;

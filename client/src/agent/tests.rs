@@ -4,6 +4,7 @@ mod consortium;
 
 use consilium_data::manifest::Origin;
 use consilium_ops::{ExitCode, OperatorError};
+use dp_rs::agreement::AgreedPlan;
 
 use super::faults::inject;
 use super::*;
@@ -31,6 +32,7 @@ impl Site {
             epsilon,
             delta: None,
             allow_simulation: true,
+            trust_server_with_single_updates: false,
         });
         Self {
             store,
@@ -231,6 +233,7 @@ async fn a_site_halts_where_its_budget_ends_and_stays_halted() {
             epsilon: cost(3),
             delta: Some(DELTA),
             allow_simulation: true,
+            trust_server_with_single_updates: false,
         }),
         ..site
     };
@@ -356,13 +359,14 @@ async fn a_study_for_other_neighbours_is_never_summed_with_the_first() {
         .await
         .unwrap();
     let mut other = agreement();
-    let mut settings = other.plan.settings().clone();
+    let mut settings = plan(1.0).settings().clone();
     settings.adjacency = dp_rs::adjacency::Adjacency::ReplaceOne;
-    other.plan = dp_rs::plan::Plan::new(settings).unwrap();
+    let replaced = dp_rs::plan::Plan::new(settings).unwrap();
+    other.plan = AgreedPlan::Steps(replaced.clone());
     other.epsilon = 50.0;
     let second = Server::new(study("second", Some(&other)), &site.store);
     let mut work = Work::private();
-    work.plan = Some(other.plan.clone());
+    work.plan = Some(replaced);
     let (code, exit, _) = site.refused(&second, &work).await;
     assert_eq!(
         (code.as_str(), exit),

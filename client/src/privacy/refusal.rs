@@ -86,6 +86,12 @@ pub enum Refusal {
         /// What stands in the way.
         missing: NotSimulated,
     },
+    /// Updates with a share of the noise only, at a site that does not trust the server.
+    #[error(
+        "study {0} puts a share of the noise into each update: the server sees this site's update nearly in clear, \
+         because there is no secure aggregation"
+    )]
+    TrustedServer(StudyId),
     /// A real study whose noise is for simulations.
     #[error(
         "study {0} is no simulation, and its noise level is fast, which is for simulations only"
@@ -191,6 +197,7 @@ impl Refusal {
                 NotSimulated::Configuration => "privacy_simulation_not_allowed",
                 NotSimulated::Cohort(_) => "privacy_simulation_real_cohort",
             },
+            Self::TrustedServer(_) => "privacy_server_not_trusted",
             Self::NoiseLevel(_) => "privacy_noise_level",
             Self::Fitted { .. } => "privacy_preprocessing_fitted",
             Self::Exhausted { .. } | Self::Unprotected { .. } => "privacy_budget_exhausted",
@@ -206,6 +213,7 @@ impl Refusal {
     fn exit(&self) -> ExitCode {
         match self {
             Self::NoSiteBudget { .. }
+            | Self::TrustedServer(_)
             | Self::Fitted { .. }
             | Self::Simulation {
                 missing: NotSimulated::Configuration,
@@ -233,6 +241,10 @@ impl Refusal {
                       only a cohort whose origin is simulated or public may simulate"
                     .into(),
             },
+            Self::TrustedServer(_) => "ask the coordinator for against = \"everybody\"; if your data-protection officer \
+                  agrees that the server may see what this site learned, add to the configuration:\n\
+                  [privacy]\ntrust_server_with_single_updates = true"
+                .into(),
             Self::Fitted { cohort, .. } => {
                 let (some, rest) = cohort.fitted.split_at(cohort.fitted.len().min(5));
                 let more = match rest.len() {

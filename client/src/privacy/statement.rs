@@ -7,6 +7,7 @@ use dp_rs::event::Repeated;
 use dp_rs::ledger::Account;
 use dp_rs::noise::NoiseLevel;
 use dp_rs::plan::Unit;
+use dp_rs::release::Against;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -33,6 +34,8 @@ pub struct Statement {
     pub accountant: Option<Method>,
     /// The same by Renyi divergences, as a check.
     pub rdp_cross_check: Option<Value>,
+    /// From whom it protects.
+    pub against: Against,
     /// How far the noise can be trusted.
     pub noise_levels: Vec<NoiseLevel>,
     /// Entries of the ledger.
@@ -72,6 +75,7 @@ impl Statement {
             remaining: agreed.map(|agreed| (agreed - epsilon).max(0.0)),
             accountant: spending.map(|spending| spending.guarantee.method),
             rdp_cross_check: spending.map(|spending| value(spending.cross_check)),
+            against: account.against(),
             noise_levels: account.noise_levels().to_vec(),
             releases: account.releases(),
             events: account.events().to_vec(),
@@ -135,6 +139,12 @@ impl Statement {
             Some(_) => "\n  SIMULATION: randomness came from a seed, these numbers protect nobody",
             None => "",
         };
+        let against = match self.against {
+            Against::Everybody => String::new(),
+            against => format!(
+                "\n  protects from {against}; NOT from the server, which sees single updates"
+            ),
+        };
         let conditional = match self.conditional {
             Some(_) => {
                 "\n  CONDITIONAL ON PREPROCESSING: scaling was computed from the patients outside of these numbers"
@@ -144,7 +154,7 @@ impl Statement {
         format!(
             "{name}: (epsilon, delta) = ({}, {:e}), {limit}\n  unit {unit}, adjacency {adjacency}, accountant \
              {accountant}, RDP cross-check {}, noise level {}\n  scope: {} releases, {steps} mechanisms in all; not \
-             covered: what left this site by other ways than these studies{conditional}{stamp}\n",
+             covered: what left this site by other ways than these studies{against}{conditional}{stamp}\n",
             shown(&self.spent),
             self.delta,
             self.rdp_cross_check.as_ref().map_or("none".into(), shown),

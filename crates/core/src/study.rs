@@ -49,6 +49,9 @@ pub struct Study {
 pub enum PrivacyMode {
     /// Every local step is differentially private, as each participant's agreement says.
     PrivateSteps,
+    /// Every update is clipped as a whole and noised before it leaves, as each participant's agreement says. What is
+    /// hidden is the part of a whole site; training itself is not private.
+    SiteUpdates,
     /// Nothing: for simulations with generated or public cohorts.
     NoneSimulationOnly,
 }
@@ -178,9 +181,7 @@ pub enum InvalidStudy {
         group: GroupName,
     },
     /// Private training without an agreement, or an agreement without private training.
-    #[error(
-        "site {0}: a study with private steps has an agreement for every site, any other study has none"
-    )]
+    #[error("site {0}: a private study has an agreement for every site, any other study has none")]
     Privacy(SiteId),
     /// Randomness of real studies in one that protects nobody.
     #[error("the study protects nobody and is not marked as a simulation")]
@@ -259,7 +260,7 @@ impl Study {
             if participant.declared_patients == 0 {
                 return Err(InvalidStudy::NoPatients(participant.site.clone()));
             }
-            if participant.privacy.is_some() != (self.privacy == PrivacyMode::PrivateSteps) {
+            if participant.privacy.is_some() == (self.privacy == PrivacyMode::NoneSimulationOnly) {
                 return Err(InvalidStudy::Privacy(participant.site.clone()));
             }
             if let Some(group) = participant

@@ -12,7 +12,7 @@ use consilium_core::vector::values_to_bytes;
 use consilium_core::{ModelManifest, Seed, TensorSpec};
 use consilium_rounds::Assignment;
 use dp_rs::adjacency::Adjacency;
-use dp_rs::agreement::Agreement;
+use dp_rs::agreement::{AgreedPlan, Agreement};
 use dp_rs::clipping::ClipRule;
 use dp_rs::event::Repeated;
 use dp_rs::ledger::Entry;
@@ -64,7 +64,7 @@ pub fn cost(rounds: u64) -> f64 {
 pub fn agreement() -> Agreement {
     let rounds = u64::from(ROUNDS) + 1;
     Agreement {
-        plan: plan(1.0),
+        plan: AgreedPlan::Steps(plan(1.0)),
         steps: rounds * STEPS,
         delta: DELTA,
         epsilon: cost(rounds),
@@ -76,7 +76,7 @@ pub fn real_study(name: &str, plan: Plan) -> Study {
     let mut study = study(
         name,
         Some(&Agreement {
-            plan,
+            plan: AgreedPlan::Steps(plan),
             ..agreement()
         }),
     );
@@ -397,6 +397,7 @@ impl LocalWork for Work {
                 events: self.plan.as_ref().unwrap().events(steps),
                 noise_level: NoiseLevel::Fast,
                 randomness: Randomness::SimulationSeeded,
+                against: Default::default(),
             }),
         })
     }
