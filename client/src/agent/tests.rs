@@ -2,9 +2,13 @@
 
 mod consortium;
 
+use consilium_core::study::PrivacyMode;
 use consilium_data::manifest::Origin;
 use consilium_ops::{ExitCode, OperatorError};
-use dp_rs::agreement::AgreedPlan;
+use dp_rs::agreement::{AgreedPlan, Agreement};
+use dp_rs::noise::NoiseLevel;
+use dp_rs::plan::Unit;
+use dp_rs::release::{Against, ReleasePlan, ReleaseSettings};
 
 use super::faults::inject;
 use super::*;
@@ -578,6 +582,71 @@ async fn a_site_that_does_not_simulate_is_asked_for_nothing() {
     site.run(&site.server("first"), &Work::private())
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_share_of_the_noise_is_sent_to_a_trusted_server_only_and_only_where_sums_make_it_up() {
+    let shared = |shares: u32, change: &dyn Fn(&mut Study)| {
+        let plan = ReleasePlan::new(ReleaseSettings {
+            unit: Unit::Site,
+            adjacency: dp_rs::adjacency::Adjacency::ZeroOut,
+            clip_norm: 1.0,
+            noise_multiplier: 8.0,
+            noise_level: NoiseLevel::Hardened,
+            against: shares
+                .try_into()
+                .map_or(Against::Everybody, |shares| Against::SumsOf { shares }),
+        })
+        .unwrap();
+        let agreed = Agreement {
+            plan: AgreedPlan::Releases(plan),
+            steps: 4,
+            delta: DELTA,
+            epsilon: 3.0,
+        };
+        let mut study = study("first", Some(&agreed));
+        study.randomness = real_study("first", hardened()).randomness;
+        study.privacy = PrivacyMode::SiteUpdates;
+        change(&mut study);
+        study.check().unwrap();
+        study
+    };
+    let mut site = Site::with(100.0).await;
+    site.cohort.origin = Origin::Real;
+    // What is fitted at a site is behind the clip of its update.
+    site.cohort.fitted = vec!["age".into()];
+    let code = |site: &Site, study: &Study| {
+        let own = &study.sites[0];
+        match Protection::of(study, own, site.budget, &site.cohort) {
+            Ok(protection) => protection.map(|_| "accepted"),
+            Err(refusal) => Some(refusal.code()),
+        }
+    };
+    let usual = |_: &mut Study| ();
+    assert_eq!(code(&site, &shared(0, &usual)), Some("accepted"));
+    assert_eq!(
+        code(&site, &shared(1, &usual)),
+        Some("privacy_server_not_trusted")
+    );
+    site.budget
+        .as_mut()
+        .unwrap()
+        .trust_server_with_single_updates = true;
+    assert_eq!(code(&site, &shared(1, &usual)), Some("accepted"));
+    // Two holders: one of them knows its own share.
+    let broken = Some("privacy_agreement_broken");
+    assert_eq!(code(&site, &shared(2, &usual)), broken);
+    let weighted = shared(1, &|study| {
+        study.aggregation.weights = consilium_core::study::WeightRule::DeclaredPatients;
+    });
+    assert_eq!(code(&site, &weighted), broken);
+    let quieter = shared(1, &|study| {
+        let plan = study.sites[1].privacy.as_mut().unwrap();
+        plan["plan"]["noise_multiplier"] = 0.5.into();
+    });
+    assert_eq!(code(&site, &quieter), broken);
+    let steps = shared(1, &|study| study.privacy = PrivacyMode::PrivateSteps);
+    assert_eq!(code(&site, &steps), broken);
 }
 
 #[tokio::test]
