@@ -10,9 +10,7 @@ mod settings;
 
 use consilium_core::seed::stream;
 use consilium_core::study::PrivacyMode;
-use consilium_core::{
-    ModelVector, Participant, RoundPlan, Seed, StreamKey, Study, TensorSpec,
-};
+use consilium_core::{ModelVector, Participant, RoundPlan, Seed, StreamKey, Study, TensorSpec};
 use consilium_data::manifest::ModalityKind as DataKind;
 use consilium_data::{Augmentation, Cohort, Examples, Part, Sampler, augment};
 use consilium_models::{
@@ -28,7 +26,9 @@ pub use measure::{constant_metrics, evaluated, metrics, model_targets, primary_m
 pub use predict::Predictor;
 use predict::{Who, predict};
 use private::{CHUNK, PrivateSteps, SiteUpdates};
-pub use settings::{Decay, ModalityTraining, OptimiserKind, PrivateRecipe, TrainedPart, TrainingSettings};
+pub use settings::{
+    Decay, ModalityTraining, OptimiserKind, PrivateRecipe, TrainedPart, TrainingSettings,
+};
 
 use crate::preparation::Preparation;
 use crate::work::{LocalWork, MetricValue, Progress, Trained, WorkError};

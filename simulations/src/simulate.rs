@@ -1,6 +1,6 @@
 //! `consilium simulate`: a federation in one process, its controls, and the run folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -93,14 +93,8 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
         options,
         &watch,
     )?;
-    let fitted = sites
-        .iter()
-        .filter(|site| !site.cohort.fitted().is_empty())
-        // What a site computes from its own records is behind the clip of its update.
-        .filter(|_| loaded.study.privacy == PrivacyMode::PrivateSteps)
-        .map(|site| site.name.clone());
-    let privacy =
-        privacy_report::rows(&loaded.agreements(), &finished.released, &fitted.collect())?;
+    let fitted = fitted(loaded, &sites);
+    let privacy = privacy_report::rows(&loaded.agreements(), &finished.released, &fitted)?;
 
     let outcome = outcome(
         loaded,
@@ -150,10 +144,7 @@ pub(crate) fn works(
 ) -> Result<BTreeMap<SiteId, Box<dyn LocalWork>>, OperatorError> {
     let mut works: BTreeMap<SiteId, Box<dyn LocalWork>> = BTreeMap::new();
     for site in sites {
-        works.insert(
-            site.name.clone(),
-            Box::new(training(study, site, device)?),
-        );
+        works.insert(site.name.clone(), Box::new(training(study, site, device)?));
     }
     Ok(works)
 }
@@ -170,6 +161,17 @@ pub(crate) fn training(
     let at_site = |error| failed_work(error).at(format!("site {}", site.name));
     let records = SiteRecords::of_parts(&site.cohort).map_err(at_site)?;
     SiteTraining::new(study, &participant, &site.cohort, records, device).map_err(at_site)
+}
+
+/// The sites whose cohorts fit scaling on the patients that epsilon is about. Where whole updates are clipped, what a
+/// site computes from its own records is behind that clip.
+pub(crate) fn fitted(loaded: &Loaded, sites: &[Site]) -> BTreeSet<SiteId> {
+    let steps = loaded.study.privacy == PrivacyMode::PrivateSteps;
+    sites
+        .iter()
+        .filter(|site| steps && !site.cohort.fitted().is_empty())
+        .map(|site| site.name.clone())
+        .collect()
 }
 
 /// Everything measured at one site.
@@ -287,7 +289,7 @@ fn outcome(
             participant
                 .map(|participant| pick(&loaded.study, participant))
                 .into_iter()
-                .flat_map(|groups: std::collections::BTreeSet<_>| groups)
+                .flat_map(|groups: BTreeSet<_>| groups)
                 .collect()
         };
         let [federated, unprotected, local, constant] =
