@@ -32,7 +32,7 @@ use crate::outcome::Outcome;
 use crate::pause::pause;
 use crate::peer::{Attempt, Peer, PeerError, Question, Wanted};
 use crate::preparation::Preparation;
-use crate::privacy::{Protection, Refusal, SiteBudget, Standing, row};
+use crate::privacy::{CohortFacts, Protection, Refusal, SiteBudget, Standing, row};
 use crate::work::{LocalWork, WorkError};
 
 /// Makes the site's work, once the study is known.
@@ -50,6 +50,8 @@ pub struct Errand {
     pub metrics_file: PathBuf,
     /// The most that this site's patients may spend over all studies; a private study is refused without it.
     pub budget: Option<SiteBudget>,
+    /// What its cohort is, without its records.
+    pub cohort: CohortFacts,
 }
 
 /// A site in the middle of a study.
@@ -122,7 +124,7 @@ impl<P: Peer> Agent<P> {
             });
         };
         let standing = Standing::read(&store).await?;
-        let protection = Protection::of(&study, &participant, errand.budget)?;
+        let protection = Protection::of(&study, &participant, errand.budget, &errand.cohort)?;
         // A study that was accepted before may have something to send or to fetch that costs nothing any more.
         if let (None, Some(protection)) = (&before, &protection) {
             protection.admit(&standing, &protection.one_step())?;
@@ -136,6 +138,12 @@ impl<P: Peer> Agent<P> {
             let cost = worker.round_cost();
             let cost = cost.ok_or_else(|| Refusal::Missing(study.name.clone()))?;
             protection.admit(&standing, cost)?;
+            if let Some(sites) = protection.sites().filter(|sites| *sites < FEW_SITES) {
+                warn!(
+                    sites,
+                    "whole sites hide in each other badly below {FEW_SITES} sites: expect a useless model"
+                );
+            }
             if let Err(short) = protection.fits_as_a_whole(&standing) {
                 warn!(error.code = short.code(), %short, "the study will halt here before its end");
             }
@@ -466,6 +474,9 @@ enum Step {
     /// The study is over.
     Finished(Box<Outcome>),
 }
+
+/// Below this many sites, noise that hides a whole site drowns what the others learned (`differential-privacy.md` 2.2).
+pub const FEW_SITES: usize = 20;
 
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
 

@@ -47,6 +47,12 @@ impl Preparation {
         }
     }
 
+    /// Whether scaling and imputation were computed from the cohort's own patients.
+    #[must_use]
+    pub fn is_fitted(&self) -> bool {
+        self.steps.standardise && self.scaling.source.is_none()
+    }
+
     /// Whether `cohort` is still the one it was made of: the same records, patients, parts and steps.
     #[must_use]
     pub fn is_of(&self, cohort: &Cohort) -> bool {

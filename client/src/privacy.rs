@@ -16,11 +16,15 @@ mod refusal;
 mod standing;
 mod statement;
 
+use std::path::{Path, PathBuf};
+
+use consilium_data::Cohort;
+use consilium_data::manifest::Origin;
 use serde::{Deserialize, Serialize};
 
 pub use protection::Protection;
 pub(crate) use protection::record;
-pub use refusal::{Refusal, Whose};
+pub use refusal::{NotSimulated, Refusal, Whose};
 pub use standing::Standing;
 pub(crate) use standing::row;
 pub use statement::{SIMULATION, Statement};
@@ -35,6 +39,37 @@ pub struct SiteBudget {
     /// patients. Left out: the smallest delta that a study in the ledger agreed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delta: Option<f64>,
+    /// Take part in private studies whose noise comes from a seed that everybody has, so that it protects nobody:
+    /// with a cohort that is marked simulated or public, and with no other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_simulation: bool,
+    /// Take part in studies that put a share of the noise into each site's update: sums are protected, and the
+    /// server, which sees single updates, is trusted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trust_server_with_single_updates: bool,
+}
+
+/// What a study has to know about the cohort before anything is read for training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CohortFacts {
+    /// Its manifest.
+    pub manifest: PathBuf,
+    /// Whether its records are real, published or generated.
+    pub origin: Origin,
+    /// Features or channels whose scaling would be computed from its patients; none with public constants.
+    pub fitted: Vec<String>,
+}
+
+impl CohortFacts {
+    /// What `manifest` says, which was read as `cohort`.
+    #[must_use]
+    pub fn of(manifest: &Path, cohort: &Cohort) -> Self {
+        Self {
+            manifest: manifest.to_owned(),
+            origin: cohort.manifest().origin,
+            fitted: cohort.fitted().into_iter().map(str::to_owned).collect(),
+        }
+    }
 }
 
 impl SiteBudget {

@@ -9,9 +9,8 @@ mod private;
 mod settings;
 
 use consilium_core::seed::stream;
-use consilium_core::{
-    ModelVector, Participant, RoundPlan, Seed, StreamKey, Study, TensorSpec,
-};
+use consilium_core::study::PrivacyMode;
+use consilium_core::{ModelVector, Participant, RoundPlan, Seed, StreamKey, Study, TensorSpec};
 use consilium_data::manifest::ModalityKind as DataKind;
 use consilium_data::{Augmentation, Cohort, Examples, Part, Sampler, augment};
 use consilium_models::{
@@ -19,14 +18,17 @@ use consilium_models::{
     Prediction, SiteNetwork, Task, Trainer, View, record_shape,
 };
 use dp_rs::event::Repeated;
+use dp_rs::noise::Purpose;
 use dp_rs::plan::{PlanError, Step, Transcript};
 use rand::{Rng, RngExt as _};
 
 pub use measure::{constant_metrics, evaluated, metrics, model_targets, primary_metric};
 pub use predict::Predictor;
 use predict::{Who, predict};
-use private::{CHUNK, PrivateSteps};
-pub use settings::{Decay, ModalityTraining, OptimiserKind, PrivateRecipe, TrainedPart, TrainingSettings};
+use private::{CHUNK, PrivateSteps, SiteUpdates};
+pub use settings::{
+    Decay, ModalityTraining, OptimiserKind, PrivateRecipe, TrainedPart, TrainingSettings,
+};
 
 use crate::preparation::Preparation;
 use crate::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
@@ -46,6 +48,7 @@ pub struct SiteTraining {
     records: SiteRecords,
     sampler: Sampler,
     private: Option<PrivateSteps>,
+    updates: Option<SiteUpdates>,
     threads: rayon::ThreadPool,
 }
 
@@ -130,7 +133,7 @@ impl SiteTraining {
         if let Some(problem) = settings.problem() {
             return Err(study_error(problem));
         }
-        let settings = if participant.privacy.is_some() {
+        let settings = if study.privacy == PrivacyMode::PrivateSteps {
             settings.as_private(participant.declared_patients)
         } else {
             settings
@@ -142,6 +145,7 @@ impl SiteTraining {
             (&records.train, &records.examples.patient),
             settings.local_steps,
         )?;
+        let updates = SiteUpdates::of(study, participant)?;
         fits(&spec, participant, cohort, &records.examples)?;
         let task = spec.tasks[&participant.task].clone();
         model_targets(&task, &records.examples.targets)?;
@@ -202,6 +206,7 @@ impl SiteTraining {
             records,
             sampler,
             private,
+            updates,
             threads,
         })
     }
@@ -324,7 +329,7 @@ impl SiteTraining {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Transcript, WorkError> {
         let (round, attempt, steps) = (plan.round, plan.attempt, self.settings.local_steps);
-        let mut training = private.begin()?;
+        let (mut training, key) = (private.begin()?, private.key()?);
         for step in 0..steps {
             let context = [round, attempt, step].map(u32::to_le_bytes);
             let context: [&[u8]; 5] = [
@@ -334,8 +339,15 @@ impl SiteTraining {
                 &context[1],
                 &context[2],
             ];
-            let drawn = training.step(&private.key, &context, private.records_of.len());
-            let mean = self.private_gradient(private, drawn, (round, attempt, step))?;
+            let drawn = training.step(&key, &context, private.records_of.len());
+            let draw = |purpose| -> Box<dyn Rng + Send> {
+                if private.draws_in_secret() {
+                    Box::new(key.stream(Purpose::Named(purpose), &context))
+                } else {
+                    Box::new(self.stream(purpose, round, attempt, step))
+                }
+            };
+            let mean = self.private_gradient(private, drawn, &draw)?;
             let factor = self.rate_factor(round, step);
             let (trainer, settings) = (&mut self.trainer, &self.settings);
             trainer
@@ -354,9 +366,8 @@ impl SiteTraining {
         &self,
         private: &PrivateSteps,
         mut step: Step<'_>,
-        (round, attempt, number): (u32, u32, u32),
+        draw: &dyn Fn(&'static str) -> Box<dyn Rng + Send>,
     ) -> Result<Vec<f32>, WorkError> {
-        let draw = |purpose| self.stream(purpose, round, attempt, number);
         let mut streams = ["view-a", "view-b"].map(draw);
         let (absent, mut dropout) = (self.absent(&mut draw("absent")), draw("dropout"));
         let groups = if private.clips_groups() {
@@ -492,7 +503,7 @@ impl LocalWork for SiteTraining {
         model.extend(local);
         self.start_from(&model)?;
         let steps = self.settings.local_steps;
-        let privacy = match self.private.take() {
+        let mut privacy = match self.private.take() {
             Some(private) => {
                 let transcript = self.private_round(&private, plan, progress);
                 self.private = Some(private);
@@ -521,6 +532,16 @@ impl LocalWork for SiteTraining {
                     new_local.0.insert(group, trained);
                 }
             }
+        }
+        if let Some(updates) = &self.updates {
+            let attempt = [plan.round, plan.attempt].map(u32::to_le_bytes);
+            let context: [&[u8]; 4] = [
+                self.study.as_bytes(),
+                self.participant.site.as_str().as_bytes(),
+                &attempt[0],
+                &attempt[1],
+            ];
+            privacy = Some(updates.protect(&mut update, &context)?);
         }
         Ok(Trained {
             update,
@@ -557,7 +578,8 @@ impl LocalWork for SiteTraining {
     }
 
     fn round_cost(&self) -> Option<Repeated> {
-        self.private.as_ref().map(PrivateSteps::round_cost)
+        let steps = self.private.as_ref().map(PrivateSteps::round_cost);
+        steps.or_else(|| self.updates.as_ref().map(SiteUpdates::round_cost))
     }
 }
 

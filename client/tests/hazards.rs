@@ -32,6 +32,7 @@ fn cohort() -> Cohort {
         train: 160,
         validation: 10,
         test: 100,
+        public_constants: false,
     };
     generated::cohort(&spec, Seed(3)).unwrap()
 }

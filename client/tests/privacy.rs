@@ -81,6 +81,8 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
     real.budget = Some(SiteBudget {
         epsilon: 100.0,
         delta: None,
+        allow_simulation: true,
+        trust_server_with_single_updates: false,
     });
     let server = real.consortium.serve(ServerState::of(study, initial)).await;
     let config = real.config("a");
@@ -100,6 +102,22 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
     // Two rounds and not three.
     let limit = cost(&agreement, 3).next_down();
     write(&format!("[privacy]\nepsilon = {limit}\ndelta = {DELTA}\n"));
+    let ended = run();
+    let error = &ended.json["error"];
+    assert_eq!(
+        (ended.exit, &error["code"]),
+        (3, &json!("privacy_simulation_not_allowed"))
+    );
+    assert!(
+        error["hint"]
+            .as_str()
+            .unwrap()
+            .contains("allow_simulation = true"),
+        "{error}"
+    );
+    write(&format!(
+        "[privacy]\nepsilon = {limit}\ndelta = {DELTA}\nallow_simulation = true\n"
+    ));
     let others = async {
         let one = |name: &'static str| {
             let (peer, real) = (real.consortium.peer(name, &server.address), &real);

@@ -3,7 +3,7 @@
 //! The server cannot see from a noisy update whether it was clipped. What it can do is to take no update whose
 //! site does not say, in writing, that it was made by the steps that were agreed.
 
-use consilium_core::study::{PrivacyMode, Randomness};
+use consilium_core::study::PrivacyMode;
 use consilium_core::{Participant, Study};
 use dp_rs::agreement::Agreement;
 use dp_rs::noise::Randomness as NoiseFrom;
@@ -49,7 +49,7 @@ pub fn check(
     participant: &Participant,
     statement: &[u8],
 ) -> Result<(), RefusedStatement> {
-    if study.privacy != PrivacyMode::PrivateSteps {
+    if study.privacy == PrivacyMode::NoneSimulationOnly {
         return if statement.is_empty() {
             Ok(())
         } else {
@@ -64,17 +64,20 @@ pub fn check(
     // A checked study has an agreement for every participant; one that cannot be read is nobody's promise.
     let agreement = participant.privacy.clone().unwrap_or_default();
     let agreement: Agreement = serde_json::from_value(agreement).map_err(unreadable)?;
-    let settings = agreement.plan.settings();
     let steps = transcript.events.count;
-    let expected = match study.randomness {
-        Randomness::SimulationSeeded { .. } => NoiseFrom::SimulationSeeded,
-        _ => NoiseFrom::OperatingSystem,
+    let expected = if study.is_simulation() {
+        NoiseFrom::SimulationSeeded
+    } else {
+        NoiseFrom::OperatingSystem
     };
-    if transcript.unit != settings.unit {
+    if transcript.unit != agreement.plan.unit() {
         return Err(RefusedStatement::Other("another unit"));
     }
-    if transcript.noise_level != settings.noise_level {
+    if transcript.noise_level != agreement.plan.noise_level() {
         return Err(RefusedStatement::Other("noise of another level"));
+    }
+    if transcript.against != agreement.plan.against() {
+        return Err(RefusedStatement::Other("another share of the noise"));
     }
     if transcript.randomness != expected {
         return Err(RefusedStatement::Other("another source of randomness"));

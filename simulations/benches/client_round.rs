@@ -18,9 +18,11 @@ use consilium_core::study::{
     Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, Randomness, Schedule, WeightRule,
 };
 use consilium_core::{ModelManifest, ModelVector, RoundPlan, Seed, SiteId, Study, TensorSpec};
+use consilium_data::manifest::Origin;
 use consilium_server::config::ServerConfig;
 use consilium_server::listen;
 use consilium_site::agent::{Agent, Errand, Joined};
+use consilium_site::privacy::CohortFacts;
 use consilium_site::transport::{GrpcServer, ServerAddress};
 use consilium_site::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
 use consilium_store::site::SiteStore;
@@ -247,6 +249,11 @@ async fn agent(folder: PathBuf, site: SiteId, address: String) {
         study: "bench".parse().expect("a name"),
         metrics_file: folder.join(format!("{site}.json")),
         budget: None,
+        cohort: CohortFacts {
+            manifest: "cohort.toml".into(),
+            origin: Origin::Simulated,
+            fitted: Vec::new(),
+        },
     };
     let work = Box::new(|_: &Study, _: &Participant| {
         let work: Box<dyn LocalWork> = Box::new(Nothing);

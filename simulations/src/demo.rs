@@ -62,6 +62,7 @@ struct SiteResult {
 /// # Errors
 /// [`OperatorError`]: a program that cannot be started or fails, and `demo_models_differ`.
 pub fn demonstrate(loaded: &Loaded, options: &Options) -> Result<Demonstration, OperatorError> {
+    loaded.must_be_simulation()?;
     RunFolder::refuse_finished(&options.out)
         .map_err(|error| OperatorError::file(&options.out, &error))?;
     let folder = options.out.join("deployment");

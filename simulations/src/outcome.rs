@@ -2,6 +2,9 @@
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use consilium_core::{Digest, GroupName, SiteId};
+use consilium_site::agent::FEW_SITES;
+use dp_rs::noise::Randomness;
+use dp_rs::release::Against;
 use serde::Serialize;
 
 use crate::privacy_report::PrivacyRow;
@@ -128,8 +131,9 @@ impl Outcome {
         self.sites.iter().any(|row| row.privacy.is_some())
     }
 
-    /// What is guaranteed, in the words of `differential-privacy.md` section 7.12.
-    fn privacy_notes(&self) -> Vec<String> {
+    /// What is guaranteed, or that nothing is, in the words of `differential-privacy.md` section 7.12.
+    #[must_use]
+    pub fn privacy_notes(&self) -> Vec<String> {
         let rows: Vec<&PrivacyRow> = self
             .sites
             .iter()
@@ -154,22 +158,83 @@ impl Outcome {
         let units: std::collections::BTreeSet<&str> =
             rows.iter().map(|row| row.unit.as_str()).collect();
         let units = units.into_iter().collect::<Vec<_>>().join(" or ");
+        if first.unit == "site" {
+            return self.site_notes(first);
+        }
         let mut notes = vec![format!(
             "\u{3b5} {e0:.2} to {e1:.2} at \u{3b4} {d0:.1e} to {d1:.1e}; unit {units}, adjacency {}, Poisson-subsampled \
              Gaussian, noise multiplier {s0:.2} to {s1:.2}, sampling rate {q0:.3} to {q1:.3}, accountant PLD \
              (cross-check RDP in privacy.csv); scope: the updates of all rounds.",
             first.adjacency
         )];
+        let conditional: Vec<&str> = rows
+            .iter()
+            .filter(|row| row.conditional_on_preprocessing)
+            .map(|row| row.site.as_str())
+            .collect();
+        if !conditional.is_empty() {
+            let whose = if conditional.len() == self.sites.len() {
+                String::new()
+            } else {
+                format!(" at {}", conditional.join(", "))
+            };
+            notes.push(format!(
+                "Conditional on preprocessing{whose}: scaling and imputation were fitted on the training part outside \u{3b5}."
+            ));
+        }
         notes.push(
-            "Conditional on preprocessing: scaling and imputation were fitted on the training part outside \u{3b5}. \
-             Not private: the same federation without noise; local: trained alone without noise, nothing leaves."
+            "Not private: the same federation without noise; local: trained alone without noise, nothing leaves."
                 .into(),
         );
         if rows
             .iter()
-            .any(|row| row.randomness == dp_rs::noise::Randomness::SimulationSeeded)
+            .any(|row| row.randomness == Randomness::SimulationSeeded)
         {
-            notes.push("SIMULATION: seeded noise can be repeated by anybody who has the seed and protects nobody.".into());
+            notes.push(SIMULATION.into());
+        }
+        notes
+    }
+
+    /// What is guaranteed to a whole site, and what is not.
+    fn site_notes(&self, row: &PrivacyRow) -> Vec<String> {
+        let everybody = row.against == Against::Everybody.to_string();
+        let (kind, whom) = if everybody {
+            (
+                "all of the noise in every update, local",
+                "the server, the other sites and everybody after them".to_owned(),
+            )
+        } else {
+            (
+                "a share of the noise in every update, distributed",
+                format!(
+                    "other sites, one of them curious, and who gets the model ({}); NOT against the server, which sees \
+                     single updates as long as there is no secure aggregation",
+                    row.against
+                ),
+            )
+        };
+        let mut notes = vec![
+            format!(
+                "\u{3b5} {:.2} at \u{3b4} {:.1e}; unit site (the part of one whole institution; NOT a claim about single \
+                 patients), adjacency {}, Gaussian on the clipped update of every round, all sites take part (no \
+                 amplification), noise multiplier {:.2}, accountant {} (cross-check RDP in privacy.csv); {kind}; \
+                 against {whom}; scope: the updates of all rounds.",
+                row.epsilon,
+                row.delta,
+                row.adjacency,
+                row.noise_multiplier,
+                row.accountant.to_uppercase(),
+            ),
+            "Not private: the same federation without clip and noise; local: trained alone, nothing leaves.".into(),
+        ];
+        if self.sites.len() < FEW_SITES {
+            notes.push(format!(
+                "WARNING: {} sites are few to hide one in: below {FEW_SITES}, the noise drowns what the others learned.",
+                self.sites.len()
+            ));
+        }
+        if row.randomness == Randomness::SimulationSeeded {
+            notes.push(SIMULATION.into());
         }
         notes
     }
@@ -203,6 +268,9 @@ impl Outcome {
         notes
     }
 }
+
+const SIMULATION: &str =
+    "SIMULATION: seeded noise can be repeated by anybody who has the seed and protects nobody.";
 
 fn right(text: String) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)

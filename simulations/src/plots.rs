@@ -137,7 +137,12 @@ pub fn privacy_curve(sweep: &Sweep) -> Result<String, String> {
         }
         let constant = [(-0.3, 0.5), (last + 0.3, 0.5)];
         chart
-            .draw_series(DashedLineSeries::new(constant, 4, 4, CONSTANT.stroke_width(1)))?
+            .draw_series(DashedLineSeries::new(
+                constant,
+                4,
+                4,
+                CONSTANT.stroke_width(1),
+            ))?
             .label("no better than chance")
             .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], CONSTANT));
         chart

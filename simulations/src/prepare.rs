@@ -25,6 +25,9 @@ pub struct Deployment {
     pub cohorts: BTreeMap<SiteId, PathBuf>,
     /// Per site what the study may spend of its patients' privacy; nothing where the study protects nobody.
     epsilons: BTreeMap<SiteId, f64>,
+    /// What the sites of a simulation have to allow, in the form of their configuration. In a real study that is
+    /// for each site to decide.
+    allowed: String,
 }
 
 /// Writes what the separate programs need to `folder`, but for their configuration. Generated cohorts are written out as files; others
@@ -78,6 +81,7 @@ pub fn prepare(loaded: &Loaded, folder: &Path) -> Result<Deployment, OperatorErr
             .into_iter()
             .map(|(site, agreed)| (site, agreed.epsilon))
             .collect(),
+        allowed: allowed(loaded),
     })
 }
 
@@ -123,8 +127,9 @@ impl Deployment {
         // In a deployment that is prepared for one study, the site's budget is the study's, rounded up.
         let budget = self.epsilons.get(site).map_or_else(String::new, |epsilon| {
             format!(
-                "[privacy]\nepsilon = {:?}\n\n",
-                (epsilon * 100.0).ceil() / 100.0
+                "[privacy]\nepsilon = {:?}\n{}\n",
+                (epsilon * 100.0).ceil() / 100.0,
+                self.allowed
             )
         });
         let text = format!(
@@ -148,6 +153,21 @@ impl Deployment {
         let path = path.strip_prefix(&self.folder).unwrap_or(path);
         toml::Value::from(path.display().to_string()).to_string()
     }
+}
+
+fn allowed(loaded: &Loaded) -> String {
+    if !loaded.study.is_simulation() {
+        return String::new();
+    }
+    let mut text = "allow_simulation = true\n".to_owned();
+    let agreements = loaded.agreements();
+    if agreements
+        .values()
+        .any(|agreed| !agreed.plan.against().is_everybody())
+    {
+        text.push_str("trust_server_with_single_updates = true\n");
+    }
+    text
 }
 
 fn identity(name: &str) -> String {

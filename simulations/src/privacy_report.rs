@@ -1,12 +1,11 @@
 //! What the private steps of a run cost each site, round by round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use consilium_core::SiteId;
 use consilium_ops::OperatorError;
 use dp_rs::accounting::{Accountant, Profile};
 use dp_rs::agreement::Agreement;
-use dp_rs::event::Mechanism;
 use dp_rs::noise::{NoiseLevel, Randomness};
 use dp_rs::plan::Transcript;
 use serde::Serialize;
@@ -18,13 +17,15 @@ pub struct PrivacyRow {
     pub round: u32,
     /// The site.
     pub site: SiteId,
-    /// What is protected: `patient` or `record`.
+    /// What is protected: `patient`, `record`, or `site`, which says nothing about a patient.
     pub unit: String,
     /// Which data sets are neighbours.
     pub adjacency: String,
     /// Probability with which the guarantee may fail.
     pub delta: f64,
-    /// `pld`.
+    /// From whom it is protected.
+    pub against: String,
+    /// `pld`; `rdp` where only divergences are known.
     pub accountant: String,
     /// Spent so far.
     pub epsilon: f64,
@@ -40,15 +41,19 @@ pub struct PrivacyRow {
     pub noise_level: NoiseLevel,
     /// `simulation-seeded` noise protects nobody.
     pub randomness: Randomness,
+    /// Scaling and imputation were computed from the same patients, outside of epsilon.
+    pub conditional_on_preprocessing: bool,
 }
 
-/// The cost after every round at every site, in the order of rounds.
+/// The cost after every round at every site, in the order of rounds; `fitted` are the sites whose cohorts fitted
+/// something on the patients that epsilon is about.
 ///
 /// # Errors
 /// [`OperatorError`] when the accountant refuses what was released: a bug.
 pub fn rows(
     agreements: &BTreeMap<SiteId, Agreement>,
     released: &BTreeMap<SiteId, Vec<Transcript>>,
+    fitted: &BTreeSet<SiteId>,
 ) -> Result<Vec<PrivacyRow>, OperatorError> {
     let mut rows = Vec::new();
     // Sites of one kind often have the same plan.
@@ -72,27 +77,26 @@ pub fn rows(
                     found
                 }
             };
-            let (noise_multiplier, sampling_rate) = match transcript.events.event.mechanism() {
-                Mechanism::PoissonGaussian {
-                    noise_multiplier,
-                    sampling_rate,
-                } => (*noise_multiplier, *sampling_rate),
-                _ => (f64::NAN, f64::NAN),
-            };
             rows.push(PrivacyRow {
                 round: index as u32 + 1,
                 site: site.clone(),
                 unit: transcript.unit.to_string(),
                 adjacency: transcript.events.adjacency.to_string(),
                 delta,
-                accountant: "pld".into(),
+                against: transcript.against.to_string(),
+                accountant: match agreement.plan.noise_level() {
+                    NoiseLevel::Exact => "rdp",
+                    _ => "pld",
+                }
+                .into(),
                 epsilon,
                 rdp_epsilon,
-                noise_multiplier,
-                sampling_rate,
+                noise_multiplier: agreement.plan.noise_multiplier(),
+                sampling_rate: agreement.plan.sampling_rate(),
                 steps: so_far.iter().map(|events| events.count).sum(),
                 noise_level: transcript.noise_level,
                 randomness: transcript.randomness,
+                conditional_on_preprocessing: fitted.contains(site),
             });
         }
     }
@@ -113,6 +117,10 @@ fn both(
         )
     };
     let profile = Profile::of(events, transcript.events.adjacency).map_err(refused)?;
-    let [pld, rdp] = [Accountant::Pld, Accountant::Rdp].map(|by| profile.epsilon_by(by, delta));
-    Ok([pld.map_err(refused)?.epsilon, rdp.map_err(refused)?.epsilon])
+    // By loss distributions, where there are any.
+    let own = profile.epsilon(delta).map_err(refused)?;
+    let rdp = profile
+        .epsilon_by(Accountant::Rdp, delta)
+        .map_err(refused)?;
+    Ok([own.epsilon, rdp.epsilon])
 }

@@ -1,17 +1,19 @@
 //! `[privacy]` of a scenario: what is to be guaranteed, turned into one agreement a site.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use consilium_core::SiteId;
-use consilium_core::study::PrivacyMode;
+use consilium_core::study::{PrivacyMode, WeightRule};
 use consilium_ops::OperatorError;
 use dp_rs::accounting::calibration::{Target, noise_multiplier};
 use dp_rs::adjacency::Adjacency;
-use dp_rs::agreement::Agreement;
+use dp_rs::agreement::{AgreedPlan, Agreement};
 use dp_rs::clipping::ClipRule;
 use dp_rs::event::Event;
-use dp_rs::noise::NoiseLevel;
-use dp_rs::plan::{Clip, Plan, PlanSettings};
+use dp_rs::noise::{NoiseLevel, Randomness};
+use dp_rs::plan::{Clip, Plan, PlanSettings, Unit};
+use dp_rs::release::{Against, ReleasePlan, ReleaseSettings};
 use serde::{Deserialize, Serialize};
 
 use crate::scenario::Scenario;
@@ -36,8 +38,30 @@ pub struct PrivacySection {
     pub adjacency: Adjacency,
     /// How a patient's gradient is bounded.
     pub clip: ClipChoice,
-    /// How far the noise can be trusted.
-    pub noise_level: NoiseLevel,
+    /// How far the noise can be trusted; `fast` in a simulation and `hardened` elsewhere if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_level: Option<NoiseLevel>,
+    /// Norm to which a site's whole update is clipped: `site-updates` only, where it is required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// From whom whole sites are hidden: `site-updates` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<AgainstChoice>,
+    /// Where noise and sampling come from. `simulate` and `demo` need `simulation-seeded`, real studies
+    /// `operating-system`.
+    pub randomness: Randomness,
+}
+
+/// From whom whole sites are hidden.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgainstChoice {
+    /// Each site adds all of the noise: the server and everybody else.
+    #[default]
+    Everybody,
+    /// Each site adds a share, so that any sum of the minimum of holders has all of it without the share of one curious
+    /// member: the other sites and who gets the model, not the server.
+    OtherSites,
 }
 
 /// How a patient's gradient is bounded.
@@ -61,7 +85,10 @@ impl Default for PrivacySection {
             delta: None,
             adjacency: Adjacency::AddRemove,
             clip: ClipChoice::Automatic,
-            noise_level: NoiseLevel::Fast,
+            noise_level: None,
+            clip_norm: None,
+            against: None,
+            randomness: Randomness::SimulationSeeded,
         }
     }
 }
@@ -85,10 +112,20 @@ impl PrivacySection {
         if self.mode == PrivacyMode::NoneSimulationOnly {
             return Ok(agreements);
         }
+        let noise_level = self.noise_level()?;
         if self.epsilon.is_some() && self.noise_multiplier.is_some() {
             return Err(refuse(
                 "epsilon and noise_multiplier are both given, and the steps follow from the schedule",
                 "give one of the two: the other follows",
+            ));
+        }
+        if self.mode == PrivacyMode::SiteUpdates {
+            return self.whole_sites(scenario, noise_level);
+        }
+        if self.clip_norm.is_some() || self.against.is_some() {
+            return Err(refuse(
+                "clip_norm and against belong to mode = \"site-updates\"",
+                "private steps are clipped as [training] says: private.clip_norm",
             ));
         }
         // Sites with the same rate, steps and delta share a calibration.
@@ -139,7 +176,7 @@ impl PrivacySection {
                     rule.map_err(|error| refuse(&error.to_string(), "see [training]"))?,
                 ),
                 noise_multiplier: multiplier,
-                noise_level: self.noise_level,
+                noise_level,
                 sampling_rate: rate,
                 expected_units: rate * declared,
                 max_records: records
@@ -151,7 +188,7 @@ impl PrivacySection {
                 .guarantee(steps, delta)
                 .map_err(|error| refuse(&error.to_string(), "see [privacy]"))?;
             let agreement = Agreement {
-                plan,
+                plan: AgreedPlan::Steps(plan),
                 steps,
                 delta,
                 epsilon: guarantee.epsilon,
@@ -159,6 +196,105 @@ impl PrivacySection {
             agreements.insert(site.clone(), agreement);
         }
         Ok(agreements)
+    }
+
+    /// The same agreement for every site: clip and noise of its whole update, once an attempt.
+    fn whole_sites(
+        &self,
+        scenario: &Scenario,
+        noise_level: NoiseLevel,
+    ) -> Result<BTreeMap<SiteId, Agreement>, OperatorError> {
+        let Some(clip_norm) = self.clip_norm else {
+            return Err(refuse(
+                "site-updates without clip_norm: the norm to which each site's update is clipped",
+                "give for example clip_norm = 1.0",
+            ));
+        };
+        let aggregation = &scenario.aggregation;
+        let against = match self.against.unwrap_or_default() {
+            AgainstChoice::Everybody => Against::Everybody,
+            AgainstChoice::OtherSites if aggregation.weights != WeightRule::EqualSite => {
+                return Err(refuse(
+                    "against = \"other-sites\" puts a share of the noise into each update, and the updates weigh \
+                     differently",
+                    "set weights = \"equal_site\" in [aggregation]",
+                ));
+            }
+            AgainstChoice::OtherSites => {
+                let shares = aggregation.minimum_holders.saturating_sub(1);
+                let shares = NonZeroU32::new(shares)
+                    .ok_or_else(|| refuse("minimum_holders is below 2", "see [aggregation]"))?;
+                Against::SumsOf { shares }
+            }
+        };
+        let sites = scenario.sites.len() as f64;
+        let delta = self.delta.unwrap_or((1e-5_f64).min(1.0 / (10.0 * sites)));
+        if !(delta > 0.0 && delta <= 1.0 / sites) {
+            return Err(refuse(
+                &format!("delta {delta} is not above 0 and at most one of {sites} sites"),
+                "leave delta out, or give at most 1 / (10 sites)",
+            ));
+        }
+        let schedule = &scenario.schedule;
+        let releases = u64::from(schedule.rounds) + u64::from(schedule.retry_rounds);
+        let plan = |noise_multiplier| {
+            ReleasePlan::new(ReleaseSettings {
+                unit: Unit::Site,
+                // Who takes part is in the study document.
+                adjacency: Adjacency::ZeroOut,
+                clip_norm,
+                noise_multiplier,
+                noise_level,
+                against,
+            })
+        };
+        let refused = |error: &dyn std::fmt::Display| refuse(&error.to_string(), "see [privacy]");
+        let multiplier = match self.noise_multiplier {
+            Some(given) => given,
+            None => {
+                let epsilon = self.epsilon.unwrap_or(DEFAULT_EPSILON);
+                let target =
+                    Target::new(epsilon, delta, Adjacency::ZeroOut).map_err(|e| refused(&e))?;
+                let cost = |noise: f64| {
+                    let event = match noise_level {
+                        NoiseLevel::Exact => Event::zcdp(1.0 / (2.0 * noise * noise))?,
+                        _ => Event::gaussian(noise)?,
+                    };
+                    Ok(vec![event.repeated(releases, Adjacency::ZeroOut)])
+                };
+                noise_multiplier(target, cost)
+                    .map_err(|e| refused(&e))?
+                    .value
+            }
+        };
+        let plan = plan(multiplier).map_err(|e| refused(&e))?;
+        let epsilon = plan
+            .guarantee(releases, delta)
+            .map_err(|e| refused(&e))?
+            .epsilon;
+        let agreement = Agreement {
+            plan: AgreedPlan::Releases(plan),
+            steps: releases,
+            delta,
+            epsilon,
+        };
+        let sites = scenario.sites.keys();
+        Ok(sites
+            .map(|site| (site.clone(), agreement.clone()))
+            .collect())
+    }
+
+    /// The noise level that is meant.
+    fn noise_level(&self) -> Result<NoiseLevel, OperatorError> {
+        match (self.randomness, self.noise_level) {
+            (Randomness::OperatingSystem, Some(NoiseLevel::Fast)) => Err(refuse(
+                "noise_level is fast, which is for simulations, and randomness is operating-system",
+                "leave noise_level out: hardened is the default of real studies",
+            )),
+            (_, Some(given)) => Ok(given),
+            (Randomness::OperatingSystem, None) => Ok(NoiseLevel::Hardened),
+            (Randomness::SimulationSeeded, None) => Ok(NoiseLevel::Fast),
+        }
     }
 
     fn calibrate(&self, rate: f64, steps: u64, delta: f64) -> Result<f64, OperatorError> {

@@ -22,7 +22,7 @@ pub fn html(outcome: &Outcome, seed: u64, figures: &[String]) -> String {
          <title>{name} – Consilium run</title><style>{STYLE}</style></head><body>\n\
          <h1>{name}</h1>\n{simulated}\n\
          <p>{rounds} rounds, seed {seed}. All sites together received {down} and sent {up} of model values. \
-         No differential privacy and no secure aggregation were in use.</p>\n\
+         No secure aggregation was in use.</p>\n{privacy}\
          <table><thead><tr><th>site</th><th>cohort</th><th>task</th><th>train / test</th><th>metric</th>\
          <th>federated</th><th>local only</th><th>constant</th><th>difference [95 %]</th>\
          <th>exchanged</th><th>stayed local</th></tr></thead><tbody>\n{rows}</tbody></table>\n\
@@ -30,6 +30,11 @@ pub fn html(outcome: &Outcome, seed: u64, figures: &[String]) -> String {
          bootstrap over patients with both models fixed; it does not cover the spread over \
          seeds. A group held by fewer than {minimum} sites stays local.</p>\n{figures}\
          <p>Model SHA-256 <code>{hash}</code></p></body></html>\n",
+        privacy = outcome
+            .privacy_notes()
+            .iter()
+            .map(|note| format!("<p class=\"note\">{}</p>\n", escape(note)))
+            .collect::<String>(),
         name = escape(&outcome.scenario),
         rounds = outcome.rounds,
         down = bytes(outcome.bytes_down),

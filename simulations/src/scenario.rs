@@ -18,6 +18,7 @@ use consilium_ops::OperatorError;
 use consilium_ops::units::Seconds;
 use consilium_site::training::TrainingSettings;
 use dp_rs::agreement::Agreement;
+use dp_rs::noise::Randomness as NoiseFrom;
 use dp_rs::plan::Unit;
 use serde::{Deserialize, Serialize};
 
@@ -244,10 +245,27 @@ impl Loaded {
     pub fn unprotected_study(&self) -> Study {
         let mut study = self.study.clone();
         study.privacy = PrivacyMode::NoneSimulationOnly;
+        study.randomness = Randomness::SimulationSeeded { seed: study.seed() };
         for participant in &mut study.sites {
             participant.privacy = None;
         }
         study
+    }
+
+    /// Refuses a study that cannot be repeated, for commands that promise the same bytes.
+    ///
+    /// # Errors
+    /// [`OperatorError`], unless all randomness is seeded.
+    pub fn must_be_simulation(&self) -> Result<(), OperatorError> {
+        if self.study.is_simulation() {
+            return Ok(());
+        }
+        Err(OperatorError::configuration(
+            "scenario_not_simulation",
+            "randomness is operating-system: this study has other bytes each time, and here it would be a simulation",
+            "leave out privacy.randomness to simulate it; `consilium study prepare` writes it for separate programs",
+        )
+        .at("privacy.randomness"))
     }
 
     /// The site's cohort.
@@ -348,8 +366,13 @@ fn study(
     let mut study = Study {
         protocol_version: PROTOCOL_VERSION,
         name: scenario.name.clone(),
-        randomness: Randomness::SimulationSeeded {
-            seed: Seed(scenario.seed),
+        randomness: match scenario.privacy.randomness {
+            NoiseFrom::SimulationSeeded => Randomness::SimulationSeeded {
+                seed: Seed(scenario.seed),
+            },
+            NoiseFrom::OperatingSystem => Randomness::OperatingSystem {
+                public_seed: Seed(scenario.seed),
+            },
         },
         model: ModelChoice {
             name: "ehpal-net".into(),

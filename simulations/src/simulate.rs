@@ -1,6 +1,6 @@
 //! `consilium simulate`: a federation in one process, its controls, and the run folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -55,6 +55,7 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     let clock = Instant::now();
     let at_folder = |error: io::Error| OperatorError::file(&options.out, &error);
     // Everything that can be refused is refused before the first file is written.
+    loaded.must_be_simulation()?;
     RunFolder::refuse_finished(&options.out).map_err(at_folder)?;
     let sites = cohorts(loaded, options.threads)?;
     let work = works(&loaded.study, &sites, options.device)?;
@@ -72,7 +73,7 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
     )
     .map_err(failed_federation)?;
 
-    let unprotected = if loaded.study.privacy == PrivacyMode::PrivateSteps {
+    let unprotected = if loaded.study.privacy != PrivacyMode::NoneSimulationOnly {
         watch.stage("the same without privacy, for comparison");
         let study = loaded.unprotected_study();
         let work = works(&study, &sites, options.device)?;
@@ -92,7 +93,8 @@ pub fn simulate(loaded: &Loaded, options: &Options) -> Result<Outcome, OperatorE
         options,
         &watch,
     )?;
-    let privacy = privacy_report::rows(&loaded.agreements(), &finished.released)?;
+    let fitted = fitted(loaded, &sites);
+    let privacy = privacy_report::rows(&loaded.agreements(), &finished.released, &fitted)?;
 
     let outcome = outcome(
         loaded,
@@ -142,10 +144,7 @@ pub(crate) fn works(
 ) -> Result<BTreeMap<SiteId, Box<dyn LocalWork>>, OperatorError> {
     let mut works: BTreeMap<SiteId, Box<dyn LocalWork>> = BTreeMap::new();
     for site in sites {
-        works.insert(
-            site.name.clone(),
-            Box::new(training(study, site, device)?),
-        );
+        works.insert(site.name.clone(), Box::new(training(study, site, device)?));
     }
     Ok(works)
 }
@@ -162,6 +161,17 @@ pub(crate) fn training(
     let at_site = |error| failed_work(error).at(format!("site {}", site.name));
     let records = SiteRecords::of_parts(&site.cohort).map_err(at_site)?;
     SiteTraining::new(study, &participant, &site.cohort, records, device).map_err(at_site)
+}
+
+/// The sites whose cohorts fit scaling on the patients that epsilon is about. Where whole updates are clipped, what a
+/// site computes from its own records is behind that clip.
+pub(crate) fn fitted(loaded: &Loaded, sites: &[Site]) -> BTreeSet<SiteId> {
+    let steps = loaded.study.privacy == PrivacyMode::PrivateSteps;
+    sites
+        .iter()
+        .filter(|site| steps && !site.cohort.fitted().is_empty())
+        .map(|site| site.name.clone())
+        .collect()
 }
 
 /// Everything measured at one site.
@@ -279,7 +289,7 @@ fn outcome(
             participant
                 .map(|participant| pick(&loaded.study, participant))
                 .into_iter()
-                .flat_map(|groups: std::collections::BTreeSet<_>| groups)
+                .flat_map(|groups: BTreeSet<_>| groups)
                 .collect()
         };
         let [federated, unprotected, local, constant] =

@@ -153,6 +153,7 @@ pub struct Sweep {
 /// # Errors
 /// [`OperatorError`]: an unacceptable scenario or cohort, a failing device or disk.
 pub fn sweep(loaded: &Loaded, options: &Options) -> Result<Sweep, OperatorError> {
+    loaded.must_be_simulation()?;
     let at_folder = |error: io::Error| OperatorError::file(&options.out, &error);
     // Everything that can be refused is refused before the first cell.
     let mut jobs = Vec::new();
@@ -181,19 +182,23 @@ pub fn sweep(loaded: &Loaded, options: &Options) -> Result<Sweep, OperatorError>
         .map_err(at_folder)?;
     let (file, bar) = (Mutex::new(file), ProgressBar::new(jobs.len() as u64));
     bar.inc((jobs.len() - missing.len()) as u64);
-    let done = each_in_threads(missing, options.threads, |variant| -> Result<Cell, OperatorError> {
-        let cell = variant.run(options)?;
-        keep(&file, &cell).map_err(at_folder)?;
-        bar.inc(1);
-        eprintln!(
-            "epsilon {}, seed {}: {} of {} done",
-            cell.level,
-            cell.seed,
-            bar.position(),
-            jobs.len()
-        );
-        Ok(cell)
-    });
+    let done = each_in_threads(
+        missing,
+        options.threads,
+        |variant| -> Result<Cell, OperatorError> {
+            let cell = variant.run(options)?;
+            keep(&file, &cell).map_err(at_folder)?;
+            bar.inc(1);
+            eprintln!(
+                "epsilon {}, seed {}: {} of {} done",
+                cell.level,
+                cell.seed,
+                bar.position(),
+                jobs.len()
+            );
+            Ok(cell)
+        },
+    );
     for cell in done {
         let cell = cell?;
         cells.insert(cell.study_sha256, cell);
@@ -226,6 +231,7 @@ fn variant(loaded: &Loaded, level: Level, seed: u64) -> Result<Variant, Operator
     privacy.noise_multiplier = None;
     privacy.epsilon = level.0;
     privacy.mode = match level.0 {
+        Some(_) if privacy.mode == PrivacyMode::SiteUpdates => PrivacyMode::SiteUpdates,
         Some(_) => PrivacyMode::PrivateSteps,
         None => PrivacyMode::NoneSimulationOnly,
     };
@@ -247,7 +253,11 @@ impl Variant {
         let initial = loaded.initial_federated();
         let finished = federation::run(&loaded.study, &initial, work, 1, &|_| ())
             .map_err(failed_federation)?;
-        let privacy = crate::privacy_report::rows(&loaded.agreements(), &finished.released)?;
+        let privacy = crate::privacy_report::rows(
+            &loaded.agreements(),
+            &finished.released,
+            &simulate::fitted(loaded, &sites),
+        )?;
         let mut rows = Vec::new();
         for site in &sites {
             let at_site = |error| failed_work(error).at(format!("site {}", site.name));
@@ -265,10 +275,7 @@ impl Variant {
                 .evaluate_on(&model.restricted_to(&held), part)
                 .map_err(at_site)?;
             let metric = primary_metric(training.task());
-            let (known, targets) = (
-                training.targets_of(Part::Train),
-                training.targets_of(part),
-            );
+            let (known, targets) = (training.targets_of(Part::Train), training.targets_of(part));
             let constant = constant_metrics(training.task(), &known, &targets, part.as_str());
             let pick = |values: &[consilium_site::work::MetricValue]| {
                 values.iter().find(|value| value.metric == metric)?.value
@@ -416,7 +423,12 @@ impl Sweep {
         let mut table = Table::new();
         let mut header = vec!["site".to_owned(), "metric".into(), "constant".into()];
         if let Some(curve) = self.curves.first() {
-            header.extend(curve.points.iter().map(|point| format!("ε {}", point.level)));
+            header.extend(
+                curve
+                    .points
+                    .iter()
+                    .map(|point| format!("ε {}", point.level)),
+            );
         }
         table
             .load_style(presets::UTF8_FULL_CONDENSED)

@@ -124,13 +124,31 @@ struct Deployment {
 
 impl Deployment {
     fn new() -> Option<Self> {
+        Self::of(fs::read_to_string(SCENARIO).unwrap())
+    }
+
+    /// The same with noise from the operating system, and nothing fitted on patients.
+    fn real() -> Option<Self> {
+        let text = fs::read_to_string(SCENARIO).unwrap();
+        let real = text
+            .replace(
+                "epsilon = 8.0",
+                "epsilon = 8.0\nrandomness = \"operating-system\"",
+            )
+            .replace("test = 20 }", "test = 20, public_constants = true }");
+        assert_eq!(real.matches("public_constants").count(), SITES.len());
+        Self::of(real)
+    }
+
+    fn of(scenario: String) -> Option<Self> {
         let (server, site) = (program("consilium-server")?, program("consilium-site")?);
         let consilium = Path::new(env!("CARGO_BIN_EXE_consilium"));
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
+        fs::write(at.join("small.toml"), &scenario).unwrap();
         run(
             consilium,
-            &["study", "prepare", SCENARIO, "--out", "study"],
+            &["study", "prepare", "small.toml", "--out", "study"],
             at,
         );
         run(
@@ -172,12 +190,15 @@ impl Deployment {
             let text = format!(
                 "site = \"{name}\"\nstudy = \"small\"\ncohort = \"study/cohorts/{name}/cohort.toml\"\n\
                  state = \"{name}\"\n[server]\naddress = \"localhost:{port}\"\nname = \"localhost\"\n\
-                 patience = \"2m\"\n[privacy]\nepsilon = 8.0\n{}",
+                 patience = \"2m\"\n[privacy]\nepsilon = 8.0\nallow_simulation = true\n{}",
                 identity(name)
             );
             fs::write(at.join(format!("{name}.toml")), text).unwrap();
         }
-        run(consilium, &["simulate", SCENARIO, "--out", "alone"], at);
+        // What a simulation of the same study ends in.
+        let seeded = scenario.replace("randomness = \"operating-system\"", "");
+        fs::write(at.join("small.toml"), seeded).unwrap();
+        run(consilium, &["simulate", "small.toml", "--out", "alone"], at);
         let manifest = File::open(at.join("alone/manifest.json")).unwrap();
         let manifest: serde_json::Value = serde_json::from_reader(manifest).unwrap();
         let expected = manifest["final_model_sha256"].as_str().unwrap().to_owned();
@@ -197,24 +218,53 @@ impl Deployment {
         Process::start(&self.site, "run", name, self.folder.path())
     }
 
+    /// The model that a site ended with.
+    fn model(&self, name: &str) -> String {
+        let metrics = File::open(self.folder.path().join(name).join("metrics.json")).unwrap();
+        let metrics: serde_json::Value = serde_json::from_reader(metrics).unwrap();
+        metrics["final_model_sha256"].as_str().unwrap().to_owned()
+    }
+
+    /// What a site says that it has spent.
+    fn spent(&self, name: &str) -> serde_json::Value {
+        let shown = Command::new(&self.site)
+            .args(["--format", "json", "privacy", "show", "--config"])
+            .arg(format!("{name}.toml"))
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        shown["data"].clone()
+    }
+
     fn check(&self) {
         for name in SITES {
-            let metrics = File::open(self.folder.path().join(name).join("metrics.json")).unwrap();
-            let metrics: serde_json::Value = serde_json::from_reader(metrics).unwrap();
-            assert_eq!(
-                metrics["final_model_sha256"],
-                self.expected.as_str(),
-                "at {name}"
-            );
-            let shown = Command::new(&self.site)
-                .args(["--format", "json", "privacy", "show", "--config"])
-                .arg(format!("{name}.toml"))
-                .current_dir(self.folder.path())
-                .output()
-                .unwrap();
-            let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+            assert_eq!(self.model(name), self.expected, "at {name}");
             // One entry a round: a repeated upload sent the saved bytes.
-            assert_eq!(shown["data"]["entries"], 2, "at {name}: {shown}");
+            let spent = self.spent(name);
+            assert_eq!(spent["entries"], 2, "at {name}: {spent}");
+            assert_eq!(spent["total"]["stamp"], "simulation");
+            assert_eq!(
+                spent["total"]["conditional"],
+                "conditional on preprocessing"
+            );
+        }
+    }
+
+    /// A study whose noise nobody can repeat: one model at every site, that of no simulation, and one entry a round.
+    fn check_real(&self) {
+        for name in SITES {
+            assert_eq!(self.model(name), self.model(SITES[0]));
+            assert_ne!(self.model(name), self.expected);
+            let spent = self.spent(name);
+            assert_eq!(spent["entries"], 2, "at {name}: {spent}");
+            assert!(spent["total"]["stamp"].is_null(), "{spent}");
+            assert!(spent["total"]["conditional"].is_null(), "{spent}");
+            assert_eq!(
+                spent["total"]["noise_levels"],
+                serde_json::json!(["hardened"])
+            );
+            assert!(spent["total"]["spent"].as_f64().unwrap() > 0.0);
         }
     }
 }
@@ -233,9 +283,13 @@ fn kill_the_server_at(text: &str, count: usize) {
 }
 
 fn kill_a_site_at(text: &str, count: usize) {
-    let Some(deployment) = Deployment::new() else {
-        return;
-    };
+    if let Some(deployment) = Deployment::new() {
+        kill_a_site_of(&deployment, text, count);
+        deployment.check();
+    }
+}
+
+fn kill_a_site_of(deployment: &Deployment, text: &str, count: usize) {
     let server = deployment.start_server();
     let others = [
         deployment.start_site("icu-a"),
@@ -246,7 +300,6 @@ fn kill_a_site_at(text: &str, count: usize) {
     deployment.start_site("icu-b").end();
     others.into_iter().for_each(Process::end);
     server.end();
-    deployment.check();
 }
 
 #[test]
@@ -277,4 +330,15 @@ fn a_site_killed_after_it_sealed_its_update_ends_in_the_same_model() {
 #[test]
 fn a_site_killed_after_it_delivered_its_update_ends_in_the_same_model() {
     kill_a_site_at("update uploaded", 1);
+}
+
+#[test]
+fn a_site_killed_in_a_real_study_sends_what_it_sealed_and_draws_anew_what_it_had_not() {
+    for text in ["update sealed", "round received"] {
+        let Some(deployment) = Deployment::real() else {
+            return;
+        };
+        kill_a_site_of(&deployment, text, 1);
+        deployment.check_real();
+    }
 }

@@ -1,12 +1,15 @@
 //! A run in one process: what it leaves behind, and that nothing is left where it is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use consilium::outcome::Outcome;
-use consilium::scenario::{CohortChoice, Loaded};
+use consilium::privacy_section::AgainstChoice;
+use consilium::scenario::{CohortChoice, Loaded, Scenario};
 use consilium::simulate::{Options, simulate};
+use consilium_core::study::{PrivacyMode, WeightRule};
 use consilium_models::DeviceChoice;
 use consilium_ops::OperatorError;
+use dp_rs::noise::{NoiseLevel, Randomness};
 
 fn small() -> Loaded {
     Loaded::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/small.toml")).unwrap()
@@ -85,11 +88,188 @@ fn a_private_run_spends_what_was_agreed_and_says_what_it_spent() {
         assert!(text.contains(said), "{said} is missing in:\n{text}");
     }
     let mut open = loaded.scenario.clone();
-    open.privacy.mode = consilium_core::study::PrivacyMode::NoneSimulationOnly;
+    open.privacy.mode = PrivacyMode::NoneSimulationOnly;
     let open = Loaded::resolve(open, folder.path().to_owned()).unwrap();
     let other = run(&open, &folder.path().join("open"), 2).unwrap();
     assert!(other.to_text().contains("NOT PRIVATE"));
     assert_ne!(other.final_model_sha256, outcome.final_model_sha256);
+}
+
+/// The small scenario with other words about privacy and aggregation.
+fn variant(change: impl Fn(&mut Scenario)) -> Result<Loaded, OperatorError> {
+    let mut scenario = small().scenario;
+    change(&mut scenario);
+    Loaded::resolve(scenario, PathBuf::new())
+}
+
+fn whole_sites(scenario: &mut Scenario) {
+    scenario.privacy.mode = PrivacyMode::SiteUpdates;
+    scenario.privacy.clip_norm = Some(0.5);
+}
+
+#[test]
+fn public_constants_take_the_stamp_away_where_they_are_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let public = |sites: &'static [&str]| {
+        let loaded = variant(|scenario| {
+            for (site, section) in &mut scenario.sites {
+                if let CohortChoice::Generated(spec) = &mut section.cohort {
+                    spec.public_constants = sites.contains(&site.as_str());
+                }
+            }
+        });
+        let out = folder.path().join(sites.len().to_string());
+        run(&loaded.unwrap(), &out, 2).unwrap().to_text()
+    };
+    assert!(public(&[]).contains("Conditional on preprocessing: "));
+    let some = public(&["icu-a", "icu-c"]);
+    assert!(
+        some.contains("Conditional on preprocessing at icu-b: "),
+        "{some}"
+    );
+    let all = public(&["icu-a", "icu-b", "icu-c"]);
+    assert!(!all.contains("Conditional on preprocessing"), "{all}");
+}
+
+#[test]
+fn whole_sites_are_hidden_and_no_patient_is_claimed_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let loaded = variant(whole_sites).unwrap();
+    let one = folder.path().join("one");
+    let outcome = run(&loaded, &one, 1).unwrap();
+    let again = run(&loaded, &folder.path().join("again"), 3).unwrap();
+    assert_eq!(outcome.final_model_sha256, again.final_model_sha256);
+    for row in &outcome.sites {
+        let spent = row.privacy.as_ref().unwrap();
+        // Two rounds of three that are agreed, each in full.
+        assert_eq!((spent.round, spent.steps, spent.sampling_rate), (2, 2, 1.0));
+        assert_eq!(
+            (spent.unit.as_str(), spent.adjacency.as_str()),
+            ("site", "zero-out")
+        );
+        assert_eq!(spent.against, "everybody");
+        assert!(
+            spent.epsilon > 4.0 && spent.epsilon < 8.0,
+            "{}",
+            spent.epsilon
+        );
+        assert!(spent.rdp_epsilon >= spent.epsilon);
+        assert!(!spent.conditional_on_preprocessing);
+    }
+    let text = outcome.to_text();
+    for said in [
+        "unit site",
+        "NOT a claim about single patients",
+        "no amplification",
+        "the server, the other sites",
+        "WARNING: 3 sites are few",
+        "SIMULATION",
+    ] {
+        assert!(text.contains(said), "{said} is missing in:\n{text}");
+    }
+    assert!(!text.contains("unit patient"), "{text}");
+    let csv = std::fs::read_to_string(one.join("privacy.csv")).unwrap();
+    assert!(
+        csv.contains(",site,zero-out,") && !csv.contains("patient"),
+        "{csv}"
+    );
+    let report = std::fs::read_to_string(one.join("report.html")).unwrap();
+    assert!(report.contains("unit site") && !report.contains("No differential privacy"));
+    // Another norm is another study.
+    let larger = variant(|scenario| {
+        whole_sites(scenario);
+        scenario.privacy.clip_norm = Some(1.0);
+    });
+    let larger = run(&larger.unwrap(), &folder.path().join("larger"), 2).unwrap();
+    assert_ne!(larger.final_model_sha256, outcome.final_model_sha256);
+}
+
+#[test]
+fn noise_in_shares_claims_nothing_against_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let shares = |scenario: &mut Scenario| {
+        whole_sites(scenario);
+        scenario.privacy.against = Some(AgainstChoice::OtherSites);
+        scenario.aggregation.weights = WeightRule::EqualSite;
+    };
+    let outcome = run(&variant(shares).unwrap(), &folder.path().join("run"), 2).unwrap();
+    let text = outcome.to_text();
+    assert!(text.contains("NOT against the server"), "{text}");
+    for (change, words) in [
+        (
+            Box::new(|s: &mut Scenario| s.aggregation.weights = WeightRule::EqualModality)
+                as Box<dyn Fn(&mut Scenario)>,
+            "equal_site",
+        ),
+        (Box::new(|s| s.privacy.clip_norm = None), "clip_norm"),
+        (
+            Box::new(|s| s.privacy.noise_level = Some(NoiseLevel::Exact)),
+            "exact",
+        ),
+        (
+            Box::new(|s| s.privacy.mode = PrivacyMode::PrivateSteps),
+            "site-updates",
+        ),
+    ] {
+        let refused = variant(|scenario| {
+            shares(scenario);
+            change(scenario);
+        });
+        let error = refused.map(|_| ()).unwrap_err();
+        assert_eq!(error.code, "scenario_privacy");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn exact_noise_is_for_whole_updates_and_refused_for_gradients() {
+    let folder = tempfile::tempdir().unwrap();
+    let exact = variant(|scenario| {
+        whole_sites(scenario);
+        scenario.privacy.noise_level = Some(NoiseLevel::Exact);
+    });
+    let outcome = run(&exact.unwrap(), &folder.path().join("run"), 2).unwrap();
+    let spent = outcome.sites[0].privacy.as_ref().unwrap();
+    assert_eq!(
+        (spent.noise_level, spent.accountant.as_str()),
+        (NoiseLevel::Exact, "rdp")
+    );
+    assert!(
+        spent.epsilon > 4.0 && spent.epsilon < 8.0,
+        "{}",
+        spent.epsilon
+    );
+    let gradients = variant(|scenario| scenario.privacy.noise_level = Some(NoiseLevel::Exact));
+    let error = gradients.map(|_| ()).unwrap_err();
+    assert_eq!(error.code, "scenario_privacy");
+    assert!(error.to_string().contains("hardened"), "{error}");
+}
+
+#[test]
+fn a_study_that_cannot_be_repeated_is_not_simulated() {
+    let folder = tempfile::tempdir().unwrap();
+    let real = |scenario: &mut Scenario| scenario.privacy.randomness = Randomness::OperatingSystem;
+    let out = folder.path().join("run");
+    let error = run(&variant(real).unwrap(), &out, 1).unwrap_err();
+    assert_eq!(error.code, "scenario_not_simulation");
+    assert!(!out.exists());
+    // Noise of simulations, and none at all, are for simulations.
+    let fast = variant(|scenario| {
+        real(scenario);
+        scenario.privacy.noise_level = Some(NoiseLevel::Fast);
+    });
+    assert!(
+        fast.map(|_| ())
+            .unwrap_err()
+            .to_string()
+            .contains("hardened")
+    );
+    let open = variant(|scenario| {
+        real(scenario);
+        scenario.privacy.mode = PrivacyMode::NoneSimulationOnly;
+    });
+    let error = open.map(|_| ()).unwrap_err();
+    assert_eq!(error.code, "study_unprotected_outside_simulation");
 }
 
 #[test]

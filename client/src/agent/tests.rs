@@ -2,13 +2,20 @@
 
 mod consortium;
 
+use consilium_core::study::PrivacyMode;
+use consilium_data::manifest::Origin;
 use consilium_ops::{ExitCode, OperatorError};
+use dp_rs::agreement::{AgreedPlan, Agreement};
+use dp_rs::noise::NoiseLevel;
+use dp_rs::plan::Unit;
+use dp_rs::release::{Against, ReleasePlan, ReleaseSettings};
 
 use super::faults::inject;
 use super::*;
 use crate::privacy::Whose;
 use consortium::{
-    Arrived, DELTA, ROUNDS, STEPS, Server, Work, agreement, cost, entries, plan, study,
+    Arrived, DELTA, ROUNDS, STEPS, Server, Work, agreement, cost, entries, hardened, plan,
+    real_study, study,
 };
 
 /// A site with a state folder.
@@ -16,6 +23,7 @@ struct Site {
     store: SiteStore,
     folder: tempfile::TempDir,
     budget: Option<SiteBudget>,
+    cohort: CohortFacts,
 }
 
 impl Site {
@@ -27,23 +35,41 @@ impl Site {
         let budget = Some(SiteBudget {
             epsilon,
             delta: None,
+            allow_simulation: true,
+            trust_server_with_single_updates: false,
         });
         Self {
             store,
             folder,
             budget,
+            cohort: CohortFacts {
+                manifest: "cohort.toml".into(),
+                origin: Origin::Simulated,
+                fitted: Vec::new(),
+            },
+        }
+    }
+
+    fn errand(&self, server: &Server) -> Errand {
+        Errand {
+            site: "a".parse().unwrap(),
+            study: server.study.name.clone(),
+            metrics_file: self.folder.path().join("metrics.json"),
+            budget: self.budget,
+            cohort: self.cohort.clone(),
         }
     }
 
     /// One process, from its start to its end.
     async fn run(&self, server: &Server, work: &Work) -> Result<Outcome, AgentError> {
-        let errand = Errand {
-            site: "a".parse().unwrap(),
-            study: server.study.name.clone(),
-            metrics_file: self.folder.path().join("metrics.json"),
-            budget: self.budget,
-        };
-        match Agent::join(errand, self.store.clone(), server.clone(), work.make()).await? {
+        match Agent::join(
+            self.errand(server),
+            self.store.clone(),
+            server.clone(),
+            work.make(),
+        )
+        .await?
+        {
             Joined::Finished(outcome) => Ok(outcome),
             Joined::Agent(agent) => agent.run().await,
         }
@@ -210,6 +236,8 @@ async fn a_site_halts_where_its_budget_ends_and_stays_halted() {
         budget: Some(SiteBudget {
             epsilon: cost(3),
             delta: Some(DELTA),
+            allow_simulation: true,
+            trust_server_with_single_updates: false,
         }),
         ..site
     };
@@ -335,13 +363,14 @@ async fn a_study_for_other_neighbours_is_never_summed_with_the_first() {
         .await
         .unwrap();
     let mut other = agreement();
-    let mut settings = other.plan.settings().clone();
+    let mut settings = plan(1.0).settings().clone();
     settings.adjacency = dp_rs::adjacency::Adjacency::ReplaceOne;
-    other.plan = dp_rs::plan::Plan::new(settings).unwrap();
+    let replaced = dp_rs::plan::Plan::new(settings).unwrap();
+    other.plan = AgreedPlan::Steps(replaced.clone());
     other.epsilon = 50.0;
     let second = Server::new(study("second", Some(&other)), &site.store);
     let mut work = Work::private();
-    work.plan = Some(other.plan.clone());
+    work.plan = Some(replaced);
     let (code, exit, _) = site.refused(&second, &work).await;
     assert_eq!(
         (code.as_str(), exit),
@@ -394,6 +423,241 @@ async fn a_forged_ledger_or_an_update_without_its_entry_stops_the_agent() {
         ("privacy_ledger_broken", ExitCode::Configuration)
     );
     assert!(server.arrived().is_empty());
+}
+
+/// Runs one process after the other until one ends; how many there were.
+async fn run_to_the_end(site: &Site, server: &Server, work: &Work) -> u32 {
+    let mut processes = 1;
+    while let Err(error) = site.run(server, work).await {
+        assert!(error.to_string().contains("killed"), "{error}");
+        processes += 1;
+    }
+    processes
+}
+
+#[tokio::test]
+async fn noise_of_the_operating_system_is_sent_again_after_a_kill_and_never_drawn_again() {
+    for (before, after) in [(1, 0), (0, 1), (2, 1)] {
+        let site = Site::with(100.0).await;
+        let server = Server::new(real_study("first", hardened()), &site.store);
+        let work = Work::secret();
+        {
+            let mut script = server.script.lock().unwrap();
+            (script.dies_before, script.dies_after) = (before, after);
+        }
+        assert!(run_to_the_end(&site, &server, &work).await > 1);
+        assert!(all_recorded(&server.arrived()));
+        let ledger = dp_rs::ledger::Ledger::from_entries(entries(&site.store).await).unwrap();
+        assert_eq!(ledger.len(), ROUNDS as usize);
+        assert!(!ledger.total().unwrap().is_simulated());
+        // Whatever was tried in a round, it was the same bytes: those that were drawn once.
+        let drawn = work.drawn.as_ref().unwrap().lock().unwrap().clone();
+        assert_eq!(drawn.len(), ROUNDS as usize);
+        let offered = server.script.lock().unwrap().offered.clone();
+        assert!(offered.len() > ROUNDS as usize);
+        for (sealed, update) in offered {
+            let values = update.0.values().next().unwrap();
+            assert_eq!(values, &drawn[sealed.round as usize - 1]);
+        }
+        assert_ne!(drawn[0], drawn[1]);
+    }
+}
+
+#[tokio::test]
+async fn noise_that_was_not_sealed_is_drawn_anew_and_counted_once() {
+    let site = Site::with(100.0).await;
+    let server = Server::new(real_study("first", hardened()), &site.store);
+    let work = Work::secret();
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let mut hanging = work.clone();
+    hanging.hangs = Some(Arc::clone(&begun));
+    tokio::select! {
+        ended = site.run(&server, &hanging) => panic!("not killed: {ended:?}"),
+        () = begun.notified() => {}
+    }
+    assert_eq!(entries(&site.store).await, []);
+    site.run(&server, &work).await.unwrap();
+    assert_eq!(entries(&site.store).await.len(), ROUNDS as usize);
+    assert!(all_recorded(&server.arrived()));
+    let drawn = work.drawn.as_ref().unwrap().lock().unwrap().clone();
+    // The lost draw and the one that was sent in its place have nothing in common.
+    assert_eq!(drawn.len(), ROUNDS as usize + 1);
+    assert_ne!(drawn[0], drawn[1]);
+    let offered = server.script.lock().unwrap().offered.clone();
+    assert_eq!(offered.len(), ROUNDS as usize);
+    assert!(
+        offered
+            .iter()
+            .all(|(_, update)| update.0.values().all(|values| *values != drawn[0]))
+    );
+}
+
+#[tokio::test]
+async fn seeded_noise_in_a_real_study_is_not_sent() {
+    let site = Site::with(100.0).await;
+    let server = Server::new(real_study("first", hardened()), &site.store);
+    let mut work = Work::private();
+    work.plan = Some(hardened());
+    let (code, exit, _) = site.refused(&server, &work).await;
+    assert_eq!(
+        (code.as_str(), exit),
+        ("privacy_other_steps", ExitCode::Refused)
+    );
+    assert!(server.arrived().is_empty());
+    assert_eq!(entries(&site.store).await, []);
+}
+
+#[tokio::test]
+async fn a_site_that_does_not_simulate_is_asked_for_nothing() {
+    let seeded = study("first", Some(&agreement()));
+    let fast = real_study("first", plan(1.0));
+    for (study, allowed, origin, code, exit, words) in [
+        (
+            &seeded,
+            false,
+            Origin::Simulated,
+            "privacy_simulation_not_allowed",
+            ExitCode::Configuration,
+            "allow_simulation = true",
+        ),
+        (
+            &seeded,
+            true,
+            Origin::Real,
+            "privacy_simulation_real_cohort",
+            ExitCode::Refused,
+            "operating-system",
+        ),
+        (
+            &fast,
+            true,
+            Origin::Simulated,
+            "privacy_noise_level",
+            ExitCode::Refused,
+            "hardened",
+        ),
+    ] {
+        let mut site = Site::with(100.0).await;
+        site.budget.as_mut().unwrap().allow_simulation = allowed;
+        site.cohort.origin = origin;
+        let server = Server::new(study.clone(), &site.store);
+        let unread: MakeWork = Box::new(|_, _| panic!("the records were read"));
+        let joined = Agent::join(
+            site.errand(&server),
+            site.store.clone(),
+            server.clone(),
+            unread,
+        )
+        .await;
+        let Err(error) = joined else {
+            panic!("{code}: not refused");
+        };
+        let error = OperatorError::from(error);
+        assert_eq!((error.code.as_str(), error.exit), (code, exit));
+        assert!(error.hint.contains(words), "{error}");
+        assert_eq!(error.location.is_some(), study.is_simulation(), "{error}");
+        assert!(!site.has_accepted(&server).await);
+    }
+    // Scaling that is computed from patients is for simulations.
+    let mut site = Site::with(100.0).await;
+    site.cohort.origin = Origin::Real;
+    site.cohort.fitted = ["age", "heart rate"].map(str::to_owned).to_vec();
+    let server = Server::new(real_study("first", hardened()), &site.store);
+    let (code, exit, error) = site.refused(&server, &Work::secret()).await;
+    assert_eq!(
+        (code.as_str(), exit),
+        ("privacy_preprocessing_fitted", ExitCode::Configuration)
+    );
+    assert!(error.hint.contains("age, heart rate"), "{error}");
+    assert_eq!(
+        error.location.as_deref(),
+        Some("preprocessing.public in cohort.toml")
+    );
+    assert!(!site.has_accepted(&server).await);
+    site.cohort.fitted.clear();
+    site.run(&server, &Work::secret()).await.unwrap();
+    // A public cohort may simulate.
+    let mut site = Site::with(100.0).await;
+    site.cohort.origin = Origin::Public;
+    site.run(&site.server("first"), &Work::private())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_share_of_the_noise_is_sent_to_a_trusted_server_only_and_only_where_sums_make_it_up() {
+    let shared = |shares: u32, change: &dyn Fn(&mut Study)| {
+        let plan = ReleasePlan::new(ReleaseSettings {
+            unit: Unit::Site,
+            adjacency: dp_rs::adjacency::Adjacency::ZeroOut,
+            clip_norm: 1.0,
+            noise_multiplier: 8.0,
+            noise_level: NoiseLevel::Hardened,
+            against: shares
+                .try_into()
+                .map_or(Against::Everybody, |shares| Against::SumsOf { shares }),
+        })
+        .unwrap();
+        let agreed = Agreement {
+            plan: AgreedPlan::Releases(plan),
+            steps: 4,
+            delta: DELTA,
+            epsilon: 3.0,
+        };
+        let mut study = study("first", Some(&agreed));
+        study.randomness = real_study("first", hardened()).randomness;
+        study.privacy = PrivacyMode::SiteUpdates;
+        change(&mut study);
+        study.check().unwrap();
+        study
+    };
+    let mut site = Site::with(100.0).await;
+    site.cohort.origin = Origin::Real;
+    // What is fitted at a site is behind the clip of its update.
+    site.cohort.fitted = vec!["age".into()];
+    let code = |site: &Site, study: &Study| {
+        let own = &study.sites[0];
+        match Protection::of(study, own, site.budget, &site.cohort) {
+            Ok(protection) => protection.map(|_| "accepted"),
+            Err(refusal) => Some(refusal.code()),
+        }
+    };
+    let usual = |_: &mut Study| ();
+    assert_eq!(code(&site, &shared(0, &usual)), Some("accepted"));
+    assert_eq!(
+        code(&site, &shared(1, &usual)),
+        Some("privacy_server_not_trusted")
+    );
+    site.budget
+        .as_mut()
+        .unwrap()
+        .trust_server_with_single_updates = true;
+    assert_eq!(code(&site, &shared(1, &usual)), Some("accepted"));
+    // Two holders: one of them knows its own share.
+    let broken = Some("privacy_agreement_broken");
+    assert_eq!(code(&site, &shared(2, &usual)), broken);
+    let weighted = shared(1, &|study| {
+        study.aggregation.weights = consilium_core::study::WeightRule::DeclaredPatients;
+    });
+    assert_eq!(code(&site, &weighted), broken);
+    let quieter = shared(1, &|study| {
+        let plan = study.sites[1].privacy.as_mut().unwrap();
+        plan["plan"]["noise_multiplier"] = 0.5.into();
+    });
+    assert_eq!(code(&site, &quieter), broken);
+    let steps = shared(1, &|study| study.privacy = PrivacyMode::PrivateSteps);
+    assert_eq!(code(&site, &steps), broken);
+}
+
+#[tokio::test]
+async fn real_patients_take_part_in_no_study_without_protection() {
+    let mut site = Site::with(100.0).await;
+    site.budget = None;
+    site.cohort.origin = Origin::Real;
+    let open = Server::new(study("open", None), &site.store);
+    let (code, ..) = site.refused(&open, &Work::open()).await;
+    assert_eq!(code, "privacy_unprotected_study");
+    assert!(!site.has_accepted(&open).await);
 }
 
 #[test]

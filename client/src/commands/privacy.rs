@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use consilium_core::study::PrivacyMode;
 use consilium_core::{Study, StudyId};
 use consilium_ops::{Format, OperatorError, output};
 use consilium_store::site::SiteStore;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use super::no_runtime;
 use crate::agent::AgentError;
 use crate::config::SiteConfig;
+use crate::preparation::Preparation;
 use crate::privacy::{Refusal, SiteBudget, Standing, Statement};
 use crate::private_file::Pending;
 
@@ -66,8 +68,16 @@ pub fn show(path: &Path, export: Option<&Path>, format: Format) -> Result<(), Op
     Ok(())
 }
 
-/// The standing of the site, and the agreement of every private study that it accepted.
-async fn read(config: &SiteConfig) -> Result<(Standing, Vec<(StudyId, Agreement)>), AgentError> {
+/// A private study that this site accepted.
+struct Agreed {
+    study: StudyId,
+    agreement: Agreement,
+    /// Scaling was computed from the patients that the study protects, outside of its guarantee.
+    fitted: bool,
+}
+
+/// The standing of the site, and every private study that it accepted.
+async fn read(config: &SiteConfig) -> Result<(Standing, Vec<Agreed>), AgentError> {
     let store = SiteStore::open_existing(&config.database()).await?;
     let mut agreements = Vec::new();
     for name in store.studies().await? {
@@ -84,7 +94,17 @@ async fn read(config: &SiteConfig) -> Result<(Standing, Vec<(StudyId, Agreement)
             .and_then(|own| own.privacy.clone());
         if let Some(agreement) = agreement {
             let agreement = serde_json::from_value(agreement).map_err(unreadable)?;
-            agreements.push((name, agreement));
+            let preparation = accepted.preparation.as_deref();
+            let preparation = preparation.map(serde_json::from_str::<Preparation>);
+            let fitted = match preparation.transpose().map_err(unreadable)? {
+                Some(preparation) => preparation.is_fitted(),
+                None => false,
+            };
+            agreements.push(Agreed {
+                fitted: fitted && study.privacy == PrivacyMode::PrivateSteps,
+                study: name,
+                agreement,
+            });
         }
     }
     let standing = Standing::read(&store).await?;
@@ -95,16 +115,22 @@ async fn read(config: &SiteConfig) -> Result<(Standing, Vec<(StudyId, Agreement)
 fn shown(
     config: &SiteConfig,
     standing: &Standing,
-    agreements: &[(StudyId, Agreement)],
+    agreements: &[Agreed],
 ) -> Result<Shown, Refusal> {
     let ledger = &standing.ledger;
-    let smallest = agreements.iter().map(|(_, agreement)| agreement.delta);
+    let smallest = agreements.iter().map(|agreed| agreed.agreement.delta);
+    let fitted = agreements.iter().any(|agreed| agreed.fitted);
     let delta = standing.delta(
         config.privacy.and_then(|budget| budget.delta),
         smallest.reduce(f64::min),
     );
     let mut studies = Vec::new();
-    for (name, agreement) in agreements {
+    for Agreed {
+        study: name,
+        agreement,
+        fitted,
+    } in agreements
+    {
         let account = ledger
             .study(name.as_str())
             .map_err(|mixed| Refusal::Mixed {
@@ -112,16 +138,19 @@ fn shown(
                 mixed,
             })?;
         let (at, agreed) = (agreement.delta, Some(agreement.epsilon));
-        studies.push(Statement::of(Some(name.clone()), &account, at, agreed)?);
+        let statement = Statement::of(Some(name.clone()), &account, at, agreed)?;
+        studies.push(statement.conditional_on_preprocessing(*fitted));
     }
     let agreed = config.privacy.map(|budget| budget.epsilon);
     let (total, mixed) = match ledger.total() {
-        Ok(account) if standing.unprotected.is_empty() => {
-            (Some(Statement::of(None, &account, delta, agreed)?), None)
-        }
         Ok(account) => {
             let total = Statement::of(None, &account, delta, agreed)?;
-            (Some(total.without_protection()), None)
+            let total = total.conditional_on_preprocessing(fitted);
+            let total = match &standing.unprotected[..] {
+                [] => total,
+                _ => total.without_protection(),
+            };
+            (Some(total), None)
         }
         Err(mixed) => (None, Some(mixed.to_string())),
     };

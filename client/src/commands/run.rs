@@ -14,6 +14,7 @@ use super::{cohort, identity, no_runtime, server_address};
 use crate::agent::{Agent, AgentError, Errand, Joined, MakeWork};
 use crate::config::SiteConfig;
 use crate::outcome::Outcome;
+use crate::privacy::CohortFacts;
 use crate::training::{SiteRecords, SiteTraining};
 use crate::transport::GrpcServer;
 use crate::work::LocalWork;
@@ -34,6 +35,7 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
     let _lock = StateLock::take(&config.state, "agent")?;
     let patience = Duration::from_secs(config.server.patience.0);
     let server = GrpcServer::new(address, identity, config.site.clone(), patience);
+    let facts = CohortFacts::of(&config.cohort, &cohort);
     let make_work = work(cohort, config.device);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -43,7 +45,7 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
     runtime.block_on(async {
         let mut stop = std::pin::pin!(stopped()?);
         let ended = tokio::select! {
-            outcome = follow(&config, server, make_work) => Some(outcome?),
+            outcome = follow(&config, facts, server, make_work) => Some(outcome?),
             stop = &mut stop => stop.map(|()| None)?,
         };
         let Some(outcome) = ended else { return Ok(()) };
@@ -58,6 +60,7 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
 
 async fn follow(
     config: &SiteConfig,
+    cohort: CohortFacts,
     server: GrpcServer,
     make_work: MakeWork,
 ) -> Result<Outcome, AgentError> {
@@ -67,6 +70,7 @@ async fn follow(
         study: config.study.clone(),
         metrics_file: config.metrics_file(),
         budget: config.privacy,
+        cohort,
     };
     let ended = match Agent::join(errand, store.clone(), server, make_work).await {
         Ok(Joined::Finished(outcome)) => Ok(outcome),

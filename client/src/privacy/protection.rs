@@ -1,14 +1,17 @@
 //! What one private study may do at this site.
 
-use consilium_core::study::{PrivacyMode, Randomness as StudyRandomness};
+use consilium_core::study::{PrivacyMode, WeightRule};
 use consilium_core::{Digest, Participant, RoundPlan, Study, StudyId};
-use dp_rs::agreement::Agreement;
+use consilium_data::manifest::Origin;
+use dp_rs::agreement::{AgreedPlan, Agreement};
 use dp_rs::event::Repeated;
 use dp_rs::ledger::{Account, Budget, NotAdmitted, Record};
-use dp_rs::noise::Randomness;
-use dp_rs::plan::Transcript;
+use dp_rs::noise::{NoiseLevel, Randomness};
+use dp_rs::plan::{Transcript, Unit};
+use dp_rs::release::Against;
 
-use super::{Refusal, SiteBudget, Standing, Whose};
+use super::refusal::NotSimulated;
+use super::{CohortFacts, Refusal, SiteBudget, Standing, Whose};
 
 /// The agreement of this site in one study, checked, with the two budgets that every round is held against.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +20,8 @@ pub struct Protection {
     agreement: Agreement,
     budget: Budget,
     site: SiteBudget,
-    simulated: bool,
+    sites: usize,
+    randomness: Randomness,
 }
 
 impl Protection {
@@ -26,17 +30,21 @@ impl Protection {
     ///
     /// # Errors
     /// [`Refusal::Agreement`] for an agreement that cannot be read or costs more than it says,
-    /// [`Refusal::UnknownMode`], [`Refusal::NoProtection`] where a budget is set and the study keeps none, and
-    /// [`Refusal::NoSiteBudget`] where the site has not said what it can spend.
+    /// [`Refusal::UnknownMode`], [`Refusal::NoProtection`] where the study keeps no budget and one is set, or the
+    /// cohort is of real patients, [`Refusal::NoSiteBudget`] where the site has not said what it can spend,
+    /// [`Refusal::Simulation`] for seeded noise where it is not allowed, and [`Refusal::NoiseLevel`] for noise of a
+    /// simulation in a study that is none, [`Refusal::Fitted`] for a cohort whose scaling would be computed from
+    /// its patients outside of the guarantee.
     pub fn of(
         study: &Study,
         participant: &Participant,
         site: Option<SiteBudget>,
+        cohort: &CohortFacts,
     ) -> Result<Option<Self>, Refusal> {
         let name = study.name.clone();
         match study.privacy {
-            PrivacyMode::PrivateSteps => {}
-            PrivacyMode::NoneSimulationOnly if site.is_some() => {
+            PrivacyMode::PrivateSteps | PrivacyMode::SiteUpdates => {}
+            PrivacyMode::NoneSimulationOnly if site.is_some() || cohort.origin == Origin::Real => {
                 return Err(Refusal::NoProtection(name));
             }
             PrivacyMode::NoneSimulationOnly => return Ok(None),
@@ -61,13 +69,56 @@ impl Protection {
                 delta,
             });
         };
+        let steps = matches!(agreement.plan, AgreedPlan::Steps(_));
+        if steps != (study.privacy == PrivacyMode::PrivateSteps) {
+            return Err(broken("its plan is of another kind than the study".into()));
+        }
+        if let Against::SumsOf { shares } = agreement.plan.against() {
+            if !site.trust_server_with_single_updates {
+                return Err(Refusal::TrustedServer(name));
+            }
+            enough_shares(study, participant, shares.get()).map_err(broken)?;
+        }
+        if study.is_simulation() {
+            let missing = if !site.allow_simulation {
+                Some(NotSimulated::Configuration)
+            } else if cohort.origin == Origin::Real {
+                Some(NotSimulated::Cohort(cohort.manifest.clone()))
+            } else {
+                None
+            };
+            if let Some(missing) = missing {
+                return Err(Refusal::Simulation {
+                    study: name,
+                    missing,
+                });
+            }
+        } else if agreement.plan.noise_level() == NoiseLevel::Fast {
+            return Err(Refusal::NoiseLevel(name));
+        } else if study.privacy == PrivacyMode::PrivateSteps && !cohort.fitted.is_empty() {
+            return Err(Refusal::Fitted {
+                study: name,
+                cohort: cohort.clone(),
+            });
+        }
         Ok(Some(Self {
             study: name,
             agreement,
             budget,
             site,
-            simulated: matches!(study.randomness, StudyRandomness::SimulationSeeded { .. }),
+            sites: study.sites.len(),
+            randomness: if study.is_simulation() {
+                Randomness::SimulationSeeded
+            } else {
+                Randomness::OperatingSystem
+            },
         }))
+    }
+
+    /// How many sites hide in each other, where whole sites are protected.
+    #[must_use]
+    pub fn sites(&self) -> Option<usize> {
+        (self.agreement.plan.unit() == Unit::Site).then_some(self.sites)
     }
 
     /// The cost of a single step: the least that training can begin with.
@@ -120,27 +171,39 @@ impl Protection {
         transcript: Transcript,
         update: Digest,
     ) -> Result<Record, Refusal> {
-        let settings = self.agreement.plan.settings();
+        let agreed = &self.agreement.plan;
         if transcript.events != *admitted {
             return Err(self.other_steps(format!(
                 "{} steps were admitted, {} of another kind or number were taken",
                 admitted.count, transcript.events.count
             )));
         }
-        if transcript.unit != settings.unit {
+        if transcript.unit != agreed.unit() {
             return Err(self.other_steps(format!(
                 "the unit is {}, agreed is {}",
-                transcript.unit, settings.unit
+                transcript.unit,
+                agreed.unit()
             )));
         }
-        if transcript.noise_level != settings.noise_level {
+        if transcript.noise_level != agreed.noise_level() {
             return Err(self.other_steps(format!(
                 "the noise level is {:?}, agreed is {:?}",
-                transcript.noise_level, settings.noise_level
+                transcript.noise_level,
+                agreed.noise_level()
             )));
         }
-        if transcript.randomness == Randomness::SimulationSeeded && !self.simulated {
-            return Err(self.other_steps("noise came from a seed outside of a simulation".into()));
+        if transcript.against != agreed.against() {
+            return Err(self.other_steps(format!(
+                "it protects from {}, agreed is from {}",
+                transcript.against,
+                agreed.against()
+            )));
+        }
+        if transcript.randomness != self.randomness {
+            return Err(self.other_steps(format!(
+                "the randomness is {:?}, agreed is {:?}",
+                transcript.randomness, self.randomness
+            )));
         }
         Ok(record(
             &self.study,
@@ -166,7 +229,7 @@ impl Protection {
         cost: &Repeated,
         budget: Budget,
     ) -> Result<(), Refusal> {
-        let unit = self.agreement.plan.settings().unit;
+        let unit = self.agreement.plan.unit();
         match spent.admit(unit, cost, budget) {
             Ok(_) => Ok(()),
             Err(NotAdmitted::Exhausted(exhausted)) => Err(Refusal::Exhausted {
@@ -197,6 +260,30 @@ impl Protection {
         let study = self.study.clone();
         Refusal::OtherSteps { study, problem }
     }
+}
+
+/// Whether every sum that is published holds the noise of `shares` others beside that of a curious member, and all of
+/// them noise of the same size.
+fn enough_shares(study: &Study, participant: &Participant, shares: u32) -> Result<(), String> {
+    let minimum = study.aggregation.minimum_holders;
+    if study.aggregation.weights != WeightRule::EqualSite {
+        return Err("noise in shares needs weights = \"equal_site\"".into());
+    }
+    if minimum <= shares {
+        return Err(format!(
+            "a sum of {minimum} updates, the minimum of holders, has less than {shares} shares of noise that a \
+             member does not know"
+        ));
+    }
+    let plan = |of: &Participant| of.privacy.as_ref().map(|agreed| agreed["plan"].clone());
+    if study
+        .sites
+        .iter()
+        .any(|other| plan(other) != plan(participant))
+    {
+        return Err("noise in shares needs the same clip and noise at every site".into());
+    }
+    Ok(())
 }
 
 /// A record of the update that was trained for `plan`.

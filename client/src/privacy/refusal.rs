@@ -1,10 +1,13 @@
 //! Why a private study or one of its rounds is not begun, or its result not sent.
 
+use std::path::PathBuf;
+
 use consilium_core::StudyId;
 use consilium_ops::{ExitCode, OperatorError};
 use dp_rs::accounting::AccountingError;
 use dp_rs::ledger::{BrokenLedger, Exhausted, MixedLedger};
 
+use super::CohortFacts;
 use super::statement::number;
 
 /// Whose budget is exhausted.
@@ -26,6 +29,15 @@ impl std::fmt::Display for Whose {
     }
 }
 
+/// What a site lacks to take part in a study with seeded noise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotSimulated {
+    /// Its configuration does not allow it.
+    Configuration,
+    /// Its cohort, of this manifest, is of real patients.
+    Cohort(PathBuf),
+}
+
 /// Why privacy stops the agent. Nothing is trained, or nothing of what was trained is sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -43,8 +55,8 @@ pub enum Refusal {
     UnknownMode(StudyId),
     /// A study without protection, at a site that has set a budget.
     #[error(
-        "study {0} protects nobody, which is for simulations only; this site has set a privacy budget, and an \
-         update without protection exceeds every budget"
+        "study {0} protects nobody, which is for simulations only; this site has set a privacy budget or has real \
+         patients, and an update without protection exceeds every budget"
     )]
     NoProtection(StudyId),
     /// The configuration does not say how much this site may spend.
@@ -59,6 +71,43 @@ pub enum Refusal {
         epsilon: f64,
         /// At this delta.
         delta: f64,
+    },
+    /// A study with seeded noise, at a site that does not simulate.
+    #[error(
+        "the noise of study {study} comes from a seed in its document, so that it protects nobody{}",
+        match missing {
+            NotSimulated::Configuration => ", and the configuration does not allow simulations",
+            NotSimulated::Cohort(_) => "; the cohort is of real patients",
+        }
+    )]
+    Simulation {
+        /// The study.
+        study: StudyId,
+        /// What stands in the way.
+        missing: NotSimulated,
+    },
+    /// Updates with a share of the noise only, at a site that does not trust the server.
+    #[error(
+        "study {0} puts a share of the noise into each update: the server sees this site's update nearly in clear, \
+         because there is no secure aggregation"
+    )]
+    TrustedServer(StudyId),
+    /// A real study whose noise is for simulations.
+    #[error(
+        "study {0} is no simulation, and its noise level is fast, which is for simulations only"
+    )]
+    NoiseLevel(StudyId),
+    /// Scaling would be computed from patients outside of the guarantee.
+    #[error(
+        "study {study} protects patients, and scaling and imputation of {} features would be computed from them \
+         without protection",
+        cohort.fitted.len()
+    )]
+    Fitted {
+        /// The study.
+        study: StudyId,
+        /// The cohort.
+        cohort: CohortFacts,
     },
     /// The next round would cost more than is left.
     #[error(
@@ -144,6 +193,13 @@ impl Refusal {
             Self::UnknownMode(_) => "privacy_mode_unknown",
             Self::NoProtection(_) => "privacy_unprotected_study",
             Self::NoSiteBudget { .. } => "privacy_budget_not_set",
+            Self::Simulation { missing, .. } => match missing {
+                NotSimulated::Configuration => "privacy_simulation_not_allowed",
+                NotSimulated::Cohort(_) => "privacy_simulation_real_cohort",
+            },
+            Self::TrustedServer(_) => "privacy_server_not_trusted",
+            Self::NoiseLevel(_) => "privacy_noise_level",
+            Self::Fitted { .. } => "privacy_preprocessing_fitted",
             Self::Exhausted { .. } | Self::Unprotected { .. } => "privacy_budget_exhausted",
             Self::Mixed { .. } => "privacy_ledger_mixed",
             Self::Accounting(_) => "privacy_not_accountable",
@@ -156,9 +212,15 @@ impl Refusal {
 
     fn exit(&self) -> ExitCode {
         match self {
-            Self::NoSiteBudget { .. } | Self::BrokenLedger(_) | Self::UnreadableEntry { .. } => {
-                ExitCode::Configuration
+            Self::NoSiteBudget { .. }
+            | Self::TrustedServer(_)
+            | Self::Fitted { .. }
+            | Self::Simulation {
+                missing: NotSimulated::Configuration,
+                ..
             }
+            | Self::BrokenLedger(_)
+            | Self::UnreadableEntry { .. } => ExitCode::Configuration,
             _ => ExitCode::Refused,
         }
     }
@@ -168,9 +230,38 @@ impl Refusal {
             Self::Agreement { .. } | Self::UnknownMode(_) | Self::Accounting(_) => {
                 "ask the coordinator for a corrected study; nothing was accepted".into()
             }
-            Self::NoProtection(_) => "ask the coordinator for a study with private steps; a site whose records are \
-                  generated or public may leave out [privacy]"
+            Self::NoProtection(_) => "ask the coordinator for a study with private steps; a site whose cohort is \
+                  marked simulated or public may leave out [privacy]"
                 .into(),
+            Self::Simulation { missing, .. } => match missing {
+                NotSimulated::Configuration => "to simulate with a cohort that is generated or public, add to the \
+                      configuration:\n[privacy]\nallow_simulation = true"
+                    .into(),
+                NotSimulated::Cohort(_) => "ask the coordinator for a study with randomness = \"operating-system\"; \
+                      only a cohort whose origin is simulated or public may simulate"
+                    .into(),
+            },
+            Self::TrustedServer(_) => "ask the coordinator for against = \"everybody\"; if your data-protection officer \
+                  agrees that the server may see what this site learned, add to the configuration:\n\
+                  [privacy]\ntrust_server_with_single_updates = true"
+                .into(),
+            Self::Fitted { cohort, .. } => {
+                let (some, rest) = cohort.fitted.split_at(cohort.fitted.len().min(5));
+                let more = match rest.len() {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                format!(
+                    "give the mean and standard deviation (or usual range) of {}{more} from a source other than these \
+                     patients, for example:\n[preprocessing.public]\nsource = \"the laboratory's reference ranges\"\n\
+                     [[preprocessing.public.scales]]\nof = [{:?}]\nrange = [low, high]",
+                    some.join(", "),
+                    some[0]
+                )
+            }
+            Self::NoiseLevel(_) => {
+                "ask the coordinator for a study with noise_level = \"hardened\"; nothing was accepted".into()
+            }
             Self::NoSiteBudget { epsilon, .. } => format!(
                 "agree on a number with your data-protection officer, and add to the configuration:\n\
                  [privacy]\nepsilon = {epsilon}"
@@ -210,6 +301,23 @@ impl From<Refusal> for OperatorError {
             refusal.to_string(),
             refusal.hint(),
         );
+        let place = match &refusal {
+            Refusal::Simulation { missing, .. } => Some(match missing {
+                NotSimulated::Configuration => {
+                    "privacy.allow_simulation in the configuration".into()
+                }
+                NotSimulated::Cohort(manifest) => format!("origin in {}", manifest.display()),
+            }),
+            Refusal::Fitted { cohort, .. } => Some(format!(
+                "preprocessing.public in {}",
+                cohort.manifest.display()
+            )),
+            _ => None,
+        };
+        let error = match place {
+            Some(place) => error.at(place),
+            None => error,
+        };
         match &refusal {
             Refusal::Exhausted {
                 study,

@@ -7,6 +7,7 @@ use dp_rs::event::Repeated;
 use dp_rs::ledger::Account;
 use dp_rs::noise::NoiseLevel;
 use dp_rs::plan::Unit;
+use dp_rs::release::Against;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -33,6 +34,8 @@ pub struct Statement {
     pub accountant: Option<Method>,
     /// The same by Renyi divergences, as a check.
     pub rdp_cross_check: Option<Value>,
+    /// From whom it protects.
+    pub against: Against,
     /// How far the noise can be trusted.
     pub noise_levels: Vec<NoiseLevel>,
     /// Entries of the ledger.
@@ -42,6 +45,9 @@ pub struct Statement {
     /// `simulation` when any randomness came from a seed: the numbers then protect nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stamp: Option<&'static str>,
+    /// `conditional on preprocessing` when scaling was computed from the same patients outside of these numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conditional: Option<&'static str>,
 }
 
 impl Statement {
@@ -69,11 +75,22 @@ impl Statement {
             remaining: agreed.map(|agreed| (agreed - epsilon).max(0.0)),
             accountant: spending.map(|spending| spending.guarantee.method),
             rdp_cross_check: spending.map(|spending| value(spending.cross_check)),
+            against: account.against(),
             noise_levels: account.noise_levels().to_vec(),
             releases: account.releases(),
             events: account.events().to_vec(),
             stamp: account.is_simulated().then_some(SIMULATION),
+            conditional: None,
         })
+    }
+
+    /// The same, of patients from whom scaling was computed as well, if it was.
+    #[must_use]
+    pub fn conditional_on_preprocessing(self, fitted: bool) -> Self {
+        Self {
+            conditional: fitted.then_some(PREPROCESSING),
+            ..self
+        }
     }
 
     /// The same for a site that also sent updates without protection: nothing is guaranteed any more.
@@ -122,10 +139,22 @@ impl Statement {
             Some(_) => "\n  SIMULATION: randomness came from a seed, these numbers protect nobody",
             None => "",
         };
+        let against = match self.against {
+            Against::Everybody => String::new(),
+            against => format!(
+                "\n  protects from {against}; NOT from the server, which sees single updates"
+            ),
+        };
+        let conditional = match self.conditional {
+            Some(_) => {
+                "\n  CONDITIONAL ON PREPROCESSING: scaling was computed from the patients outside of these numbers"
+            }
+            None => "",
+        };
         format!(
             "{name}: (epsilon, delta) = ({}, {:e}), {limit}\n  unit {unit}, adjacency {adjacency}, accountant \
              {accountant}, RDP cross-check {}, noise level {}\n  scope: {} releases, {steps} mechanisms in all; not \
-             covered: what left this site by other ways than these studies{stamp}\n",
+             covered: what left this site by other ways than these studies{against}{conditional}{stamp}\n",
             shown(&self.spent),
             self.delta,
             self.rdp_cross_check.as_ref().map_or("none".into(), shown),
@@ -153,3 +182,6 @@ fn shown(number: &Value) -> String {
 
 /// Stands beside every number that seeded randomness went into.
 pub const SIMULATION: &str = "simulation";
+
+/// Stands beside a number of patients from whom scaling was computed outside of it.
+pub const PREPROCESSING: &str = "conditional on preprocessing";

@@ -3,12 +3,14 @@
 //!
 //! The agreement decides sampler, clip and noise; nothing here can take a step that is not accounted for.
 
-use consilium_core::{Participant, Study};
+use consilium_core::study::{PrivacyMode, Randomness};
+use consilium_core::{ModelVector, Participant, Study};
 use consilium_data::Cohort;
-use dp_rs::agreement::Agreement;
+use dp_rs::agreement::{AgreedPlan, Agreement};
 use dp_rs::event::Repeated;
 use dp_rs::noise::RootKey;
-use dp_rs::plan::{Training, Unit};
+use dp_rs::plan::{Plan, Training, Transcript, Unit};
+use dp_rs::release::ReleasePlan;
 
 use crate::work::WorkError;
 
@@ -17,10 +19,10 @@ pub(super) const CHUNK: usize = 32;
 
 /// The private side of a site's training.
 pub(super) struct PrivateSteps {
-    agreement: Agreement,
+    plan: Plan,
     /// The training records of each patient.
     pub records_of: Vec<Vec<usize>>,
-    pub key: RootKey,
+    randomness: Randomness,
     local_steps: u32,
 }
 
@@ -37,24 +39,15 @@ impl PrivateSteps {
         (train, patient_of): (&[usize], &[u32]),
         local_steps: u32,
     ) -> Result<Option<Self>, WorkError> {
-        let Some(agreement) = &participant.privacy else {
+        if study.privacy != PrivacyMode::PrivateSteps {
             return Ok(None);
-        };
-        let agreement: Agreement = serde_json::from_value(agreement.clone())
-            .map_err(|error| broken(format!("the agreement cannot be read: {error}")))?;
-        agreement
-            .check()
-            .map_err(|error| broken(error.to_string()))?;
-        let schedule = &study.schedule;
-        let attempts = u64::from(schedule.rounds) + u64::from(schedule.retry_rounds);
-        let needed = attempts * u64::from(local_steps);
-        if agreement.steps < needed {
-            return Err(broken(format!(
-                "it covers {} steps, {attempts} rounds of {local_steps} steps need {needed}",
-                agreement.steps
-            )));
         }
-        let settings = agreement.plan.settings();
+        let AgreedPlan::Steps(plan) = agreed(study, participant, local_steps)? else {
+            return Err(broken(
+                "it is of releases, the study is of private steps".into(),
+            ));
+        };
+        let settings = plan.settings();
         if settings.unit == Unit::Patient && cohort.manifest().patient_id.is_none() {
             return Err(WorkError {
                 code: "privacy_unit",
@@ -67,8 +60,8 @@ impl PrivateSteps {
         }
         Ok(Some(Self {
             records_of: units(settings.unit, train, patient_of),
-            agreement,
-            key: RootKey::simulation(study.seed().0),
+            plan,
+            randomness: study.randomness,
             local_steps,
         }))
     }
@@ -78,16 +71,35 @@ impl PrivateSteps {
     /// # Errors
     /// [`WorkError`] for a clip that is not possible.
     pub fn begin(&self) -> Result<Training, WorkError> {
-        self.agreement.plan.begin().map_err(|error| WorkError {
+        self.plan.begin().map_err(|error| WorkError {
             code: error.code(),
             message: error.to_string(),
             hint: "the coordinator must correct the study".into(),
         })
     }
 
+    /// What everything that is drawn in one round derives from. In a study of the operating system it is fresh for
+    /// every attempt, lives as long as its steps and is never written down: work that was not sealed is drawn anew.
+    ///
+    /// # Errors
+    /// [`WorkError`] when the operating system has no randomness to give.
+    pub fn key(&self) -> Result<RootKey, WorkError> {
+        root_key(self.randomness)
+    }
+
+    /// Whether views and dropout of a step are drawn from its key as well, and not from a seed that everybody has.
+    ///
+    /// The clip bounds what one patient's own gradient adds. Read from a stream one patient after the other, views
+    /// and dropout of everybody who comes later would move with one patient more or less, and known to everybody
+    /// they could not be averaged over. Drawn in secret, each patient's are independent of all others', and the sum
+    /// is a mixture of sums that differ by one clipped gradient.
+    pub fn draws_in_secret(&self) -> bool {
+        !matches!(self.randomness, Randomness::SimulationSeeded { .. })
+    }
+
     /// Whether every parameter group is clipped on its own.
     pub fn clips_groups(&self) -> bool {
-        match &self.agreement.plan.settings().clip {
+        match &self.plan.settings().clip {
             dp_rs::plan::Clip::Fixed(rule) => rule.groups() > 1,
             dp_rs::plan::Clip::Quantile(_) => false,
         }
@@ -95,7 +107,97 @@ impl PrivateSteps {
 
     /// What one round costs.
     pub fn round_cost(&self) -> Repeated {
-        self.agreement.plan.events(u64::from(self.local_steps))
+        self.plan.events(u64::from(self.local_steps))
+    }
+}
+
+/// Clipping and noise of a site's whole update.
+pub(super) struct SiteUpdates {
+    plan: ReleasePlan,
+    randomness: Randomness,
+}
+
+impl SiteUpdates {
+    /// Reads the participant's agreement, where the study protects whole sites.
+    ///
+    /// # Errors
+    /// [`WorkError`] for an agreement that does not hold or is shorter than the study.
+    pub fn of(study: &Study, participant: &Participant) -> Result<Option<Self>, WorkError> {
+        if study.privacy != PrivacyMode::SiteUpdates {
+            return Ok(None);
+        }
+        let AgreedPlan::Releases(plan) = agreed(study, participant, 1)? else {
+            return Err(broken(
+                "it is of steps, the study is of whole updates".into(),
+            ));
+        };
+        Ok(Some(Self {
+            plan,
+            randomness: study.randomness,
+        }))
+    }
+
+    /// Clips all groups that leave together and adds the noise; `context` names the attempt.
+    ///
+    /// # Errors
+    /// [`WorkError`]: the update must not leave then.
+    pub fn protect(
+        &self,
+        update: &mut ModelVector,
+        context: &[&[u8]],
+    ) -> Result<Transcript, WorkError> {
+        let mut values: Vec<f32> = update.0.values().flatten().copied().collect();
+        let released = self
+            .plan
+            .release(&root_key(self.randomness)?, context, &mut values);
+        let transcript = released.map_err(|error| WorkError {
+            code: error.code(),
+            message: error.to_string(),
+            hint: "nothing was sent; the coordinator must correct the study".into(),
+        })?;
+        let mut values = values.into_iter();
+        for group in update.0.values_mut() {
+            let length = group.len();
+            *group = values.by_ref().take(length).collect();
+        }
+        Ok(transcript)
+    }
+
+    /// What one round costs.
+    pub fn round_cost(&self) -> Repeated {
+        self.plan.events(1)
+    }
+}
+
+/// The participant's agreement, which holds and covers every attempt at `a_round` mechanisms each.
+fn agreed(study: &Study, participant: &Participant, a_round: u32) -> Result<AgreedPlan, WorkError> {
+    let agreement = participant.privacy.clone().unwrap_or_default();
+    let agreement: Agreement = serde_json::from_value(agreement)
+        .map_err(|error| broken(format!("the agreement cannot be read: {error}")))?;
+    agreement
+        .check()
+        .map_err(|error| broken(error.to_string()))?;
+    let schedule = &study.schedule;
+    let attempts = u64::from(schedule.rounds) + u64::from(schedule.retry_rounds);
+    let needed = attempts * u64::from(a_round);
+    if agreement.steps < needed {
+        return Err(broken(format!(
+            "it covers {} steps, {attempts} rounds of {a_round} steps need {needed}",
+            agreement.steps
+        )));
+    }
+    Ok(agreement.plan)
+}
+
+/// A key for one attempt. That of the operating system is never written down.
+fn root_key(randomness: Randomness) -> Result<RootKey, WorkError> {
+    match randomness {
+        Randomness::SimulationSeeded { seed } => Ok(RootKey::simulation(seed.0)),
+        _ => RootKey::from_operating_system().map_err(|error| WorkError {
+            code: error.code(),
+            message: error.to_string(),
+            hint: "nothing was drawn; start again when the system's random generator works".into(),
+        }),
     }
 }
 

@@ -18,9 +18,11 @@ use consilium_core::study::{
 };
 use consilium_core::vector::values_to_bytes;
 use consilium_core::{Digest, ModelManifest, ModelVector, Seed, SiteId, Study, TensorSpec};
+use consilium_data::manifest::Origin;
 use consilium_site::agent::{Agent, AgentError, Errand, Joined, MakeWork};
 use consilium_site::outcome::Outcome;
 use consilium_site::peer::{Peer, Wanted};
+use consilium_site::privacy::CohortFacts;
 use consilium_site::transport::{GrpcServer, ServerAddress};
 use consilium_store::site::SiteStore;
 use tempfile::TempDir;
@@ -194,6 +196,11 @@ impl Consortium {
             study: "toy".parse().unwrap(),
             metrics_file: self.metrics_file(name),
             budget: None,
+            cohort: CohortFacts {
+                manifest: "cohort.toml".into(),
+                origin: Origin::Simulated,
+                fitted: Vec::new(),
+            },
         }
     }
 

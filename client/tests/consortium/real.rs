@@ -14,7 +14,7 @@ use consilium_site::agent::{Agent, AgentError, Errand, Joined, MakeWork};
 use consilium_site::outcome::Outcome;
 use consilium_site::peer::Peer;
 use consilium_site::preparation::Preparation;
-use consilium_site::privacy::SiteBudget;
+use consilium_site::privacy::{CohortFacts, SiteBudget};
 use consilium_site::training::{SiteRecords, SiteTraining};
 use consilium_site::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
 use consilium_store::site::SiteStore;
@@ -209,6 +209,7 @@ impl Real {
             train: 20,
             validation: 8,
             test: 70,
+            public_constants: false,
         };
         let cohort = generated::cohort(&spec, Seed(seed)).unwrap();
         let _ = std::fs::remove_dir_all(folder);
@@ -233,6 +234,8 @@ impl Real {
         seen: &Arc<Mutex<Seen>>,
     ) -> Result<Joined<P>, AgentError> {
         let (cohort, seen) = (self.cohort(name), Arc::clone(seen));
+        let manifest = self.folder().join(name).join("cohort.toml");
+        let facts = CohortFacts::of(&manifest, &cohort);
         let work: MakeWork = Box::new(move |study, participant| {
             let records = SiteRecords::of_parts(&cohort)?;
             let device = DeviceChoice::Cpu;
@@ -244,6 +247,7 @@ impl Real {
             study: "real".parse().unwrap(),
             metrics_file: self.folder().join(format!("state-{name}/metrics.json")),
             budget: self.budget,
+            cohort: facts,
         };
         Agent::join(errand, self.store(name).await, peer, work).await
     }

@@ -49,6 +49,9 @@ pub struct Study {
 pub enum PrivacyMode {
     /// Every local step is differentially private, as each participant's agreement says.
     PrivateSteps,
+    /// Every update is clipped as a whole and noised before it leaves, as each participant's agreement says. What is
+    /// hidden is the part of a whole site; training itself is not private.
+    SiteUpdates,
     /// Nothing: for simulations with generated or public cohorts.
     NoneSimulationOnly,
 }
@@ -62,6 +65,13 @@ pub enum Randomness {
     SimulationSeeded {
         /// The seed.
         seed: Seed,
+    },
+    /// Everything that a guarantee rests on (noise, sampling of patients, what else is drawn for a patient in a
+    /// private step) from the operating system of each site, never twice.
+    OperatingSystem {
+        /// For what does not depend on anybody's data and may be known to everybody: initial weights, order of
+        /// batches where they are not sampled privately.
+        public_seed: Seed,
     },
 }
 
@@ -171,10 +181,11 @@ pub enum InvalidStudy {
         group: GroupName,
     },
     /// Private training without an agreement, or an agreement without private training.
-    #[error(
-        "site {0}: a study with private steps has an agreement for every site, any other study has none"
-    )]
+    #[error("site {0}: a private study has an agreement for every site, any other study has none")]
     Privacy(SiteId),
+    /// Randomness of real studies in one that protects nobody.
+    #[error("the study protects nobody and is not marked as a simulation")]
+    UnprotectedOutsideSimulation,
     /// Nothing reaches the minimum of holders.
     #[error("no group has {0} holders: nothing would be federated")]
     NothingFederated(u32),
@@ -196,6 +207,7 @@ impl InvalidStudy {
             Self::Schedule => "study_schedule",
             Self::MissingGroup { .. } => "study_missing_group",
             Self::Privacy(_) => "study_privacy",
+            Self::UnprotectedOutsideSimulation => "study_unprotected_outside_simulation",
             Self::NothingFederated(_) => "study_nothing_federated",
             Self::Manifest(_) => "study_manifest",
         }
@@ -240,12 +252,15 @@ impl Study {
         {
             return Err(InvalidStudy::Schedule);
         }
+        if self.privacy == PrivacyMode::NoneSimulationOnly && !self.is_simulation() {
+            return Err(InvalidStudy::UnprotectedOutsideSimulation);
+        }
         let groups = self.manifest.group_lengths();
         for participant in &self.sites {
             if participant.declared_patients == 0 {
                 return Err(InvalidStudy::NoPatients(participant.site.clone()));
             }
-            if participant.privacy.is_some() != (self.privacy == PrivacyMode::PrivateSteps) {
+            if participant.privacy.is_some() == (self.privacy == PrivacyMode::NoneSimulationOnly) {
                 return Err(InvalidStudy::Privacy(participant.site.clone()));
             }
             if let Some(group) = participant
@@ -330,12 +345,20 @@ impl Study {
             .collect()
     }
 
-    /// The seed of a seeded study.
+    /// The seed of everything that is drawn from named streams. Outside of a simulation nothing that protects a
+    /// patient is.
     #[must_use]
     pub fn seed(&self) -> Seed {
         match self.randomness {
             Randomness::SimulationSeeded { seed } => seed,
+            Randomness::OperatingSystem { public_seed } => public_seed,
         }
+    }
+
+    /// Whether noise and sampling can be repeated by whoever has the document, so that they protect nobody.
+    #[must_use]
+    pub fn is_simulation(&self) -> bool {
+        matches!(self.randomness, Randomness::SimulationSeeded { .. })
     }
 }
 

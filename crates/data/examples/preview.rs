@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let raw = Scaling {
         mean: vec![128.0],
         standard_deviation: vec![32.0],
+        ..Scaling::default()
     };
     let mut pixels = Vec::new();
     for spec in quickstart() {

@@ -13,6 +13,7 @@ use crate::examples::Targets;
 use crate::manifest::{CohortManifest, Origin};
 use crate::manifest_file::ManifestFile;
 use crate::problem::Problem;
+use crate::read::columns::matches;
 use crate::read::{self, Feature, Records};
 use crate::refusal::{Located, Place, Problems, Refusal};
 use crate::split::{Part, fold, keyed_hash, part_of, split_hash};
@@ -140,6 +141,7 @@ impl Cohort {
             notes: Vec::new(),
         };
         cohort.check_schema(&file.path, problems);
+        cohort.check_public(&file.path, problems);
         // Gaps that come from refused rows are not news.
         if !problems.refuse() {
             cohort.note_gaps(&file.path, problems);
@@ -162,6 +164,42 @@ impl Cohort {
             };
             problems.push(problem, Place::file(path).column("modality.key"));
         }
+    }
+
+    /// Every feature has public constants, and every constant a feature, where there are any.
+    fn check_public(&self, path: &Path, problems: &mut Problems) {
+        let Some(public) = &self.manifest.preprocessing.public else {
+            return;
+        };
+        let place = || Place::file(path).column("preprocessing.public.scales");
+        let names = || self.features.iter().map(|feature| feature.name.as_str());
+        let without: Vec<&str> = names()
+            .filter(|name| public.scale_of(name).is_none())
+            .collect();
+        if let [first, ..] = without[..] {
+            let message = format!(
+                "{} features have no public constants, the first is `{first}`",
+                without.len()
+            );
+            problems.push(Problem::InvalidValue(message), place());
+        }
+        for pattern in public.scales.iter().flat_map(|scale| &scale.of) {
+            if !names().any(|name| matches(pattern, name)) {
+                let message = format!("no feature or channel matches `{pattern}`");
+                problems.push(Problem::InvalidValue(message), place());
+            }
+        }
+    }
+
+    /// The features or channels whose mean and standard deviation [`Cohort::prepare`] computes from patients: none
+    /// where the manifest gives public constants, or where nothing is scaled.
+    #[must_use]
+    pub fn fitted(&self) -> Vec<&str> {
+        let steps = &self.manifest.preprocessing;
+        if !steps.standardise || steps.public.is_some() {
+            return Vec::new();
+        }
+        self.features.iter().map(|f| f.name.as_str()).collect()
     }
 
     /// Notes what makes training pointless or poor.

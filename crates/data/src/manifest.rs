@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use consilium_core::{ModalityKey, SiteId, TaskKey};
 use serde::{Deserialize, Serialize};
 
+use crate::read::columns::matches;
+
 /// A cohort as its site declares it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -376,6 +378,63 @@ pub struct Preprocessing {
     /// Samples from the start of one window to the start of the next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<usize>,
+    /// Means, standard deviations and stand-ins for missing values that are known without these patients. With it
+    /// nothing is fitted on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public: Option<PublicConstants>,
+}
+
+/// Scaling and imputation that were not computed from the cohort's own patients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublicConstants {
+    /// Where the numbers come from: a publication, a device's range, another data set. Numbers that were computed
+    /// from the patients of this cohort are not public.
+    pub source: String,
+    /// One entry for features that are treated alike; the first that names a feature counts, and every feature needs
+    /// one.
+    pub scales: Vec<PublicScale>,
+}
+
+/// How some features are scaled: by `range`, or by `mean` and `standard_deviation`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublicScale {
+    /// Names of features or channels, as `consilium data describe` lists them; one `*` stands for any text.
+    pub of: Vec<String>,
+    /// Where values usually lie: the middle is the mean, a quarter of the width the standard deviation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f64; 2]>,
+    /// What becomes 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<f64>,
+    /// What becomes a distance of 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard_deviation: Option<f64>,
+    /// What stands in for a missing value; the mean if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<f64>,
+}
+
+impl PublicConstants {
+    /// The entry that holds for a feature or channel.
+    #[must_use]
+    pub fn scale_of(&self, feature: &str) -> Option<&PublicScale> {
+        let names = |scale: &&PublicScale| scale.of.iter().any(|pattern| matches(pattern, feature));
+        self.scales.iter().find(names)
+    }
+}
+
+impl PublicScale {
+    /// Mean and standard deviation; nothing where the entry does not say them in exactly one way.
+    #[must_use]
+    pub fn centre_and_spread(&self) -> Option<(f64, f64)> {
+        match (self.range, self.mean, self.standard_deviation) {
+            (Some([low, high]), None, None) => Some(((low + high) / 2.0, (high - low) / 4.0)),
+            (None, Some(mean), Some(deviation)) => Some((mean, deviation)),
+            _ => None,
+        }
+    }
 }
 
 impl Default for Preprocessing {
@@ -386,6 +445,7 @@ impl Default for Preprocessing {
             side: None,
             window: None,
             step: None,
+            public: None,
         }
     }
 }

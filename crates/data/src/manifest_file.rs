@@ -148,6 +148,7 @@ fn check(manifest: &CohortManifest, document: &Document<'_>, problems: &mut Prob
     check_source(manifest, &mut invalid);
     check_splits(&manifest.splits, &manifest.source, &mut invalid);
     check_features(manifest, &mut invalid);
+    check_public(manifest, &mut invalid);
     match (&manifest.patient_id, manifest.unit, &manifest.reason) {
         (None, None, _) => problems.push(Problem::UnitUndeclared, document.place(&["unit"])),
         (Some(_), Some(_), _) => {
@@ -370,6 +371,36 @@ fn check_features(manifest: &CohortManifest, invalid: &mut impl FnMut(&[&str], S
             invalid(
                 &["features"],
                 "a block of features names no column".to_owned(),
+            );
+        }
+    }
+}
+
+fn check_public(manifest: &CohortManifest, invalid: &mut impl FnMut(&[&str], String)) {
+    let Some(public) = &manifest.preprocessing.public else {
+        return;
+    };
+    if !manifest.preprocessing.standardise {
+        let message = "without standardising there is nothing to scale: leave out `public`";
+        invalid(&["preprocessing", "public"], message.to_owned());
+    }
+    if public.source.trim().is_empty() {
+        let message =
+            "say where the numbers come from, for example a publication or the range of a device";
+        invalid(&["preprocessing", "public", "source"], message.to_owned());
+    }
+    for scale in &public.scales {
+        let of = scale.of.join(", ");
+        let missing = scale.missing.is_none_or(f64::is_finite);
+        let fits = scale.centre_and_spread().is_some_and(|(mean, deviation)| {
+            mean.is_finite() && deviation.is_finite() && deviation > 0.0 && missing
+        });
+        if !fits {
+            invalid(
+                &["preprocessing", "public", "scales"],
+                format!(
+                    "[{of}]: give either `range = [low, high]`, or `mean` and `standard_deviation` above 0, all finite"
+                ),
             );
         }
     }

@@ -7,16 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::cohort::Cohort;
 use crate::examples::{Examples, NoSuchRecord};
+use crate::manifest::PublicConstants;
 use crate::resize::resize;
 
 /// Mean and standard deviation of each feature (tables) or channel (images, signals).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scaling {
     /// Mean over the observed training values; 0 if there are none.
     pub mean: Vec<f64>,
     /// Standard deviation (divisor n); 1 if the feature is constant.
     pub standard_deviation: Vec<f64>,
+    /// What stands in for a missing value, per feature; the mean where this is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<f64>,
+    /// Where the numbers come from; nothing where they were computed from the training records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// A cohort as training sees it, and how it was scaled.
@@ -85,7 +92,8 @@ impl PrepareError {
 }
 
 impl Cohort {
-    /// Fits scaling on the records `training` and applies it to all records.
+    /// Fits scaling on the records `training` and applies it to all records. Where the manifest gives public
+    /// constants, those are applied and nothing is fitted: a record is then prepared the same whoever else is there.
     ///
     /// # Errors
     /// [`PrepareError`] when `training` is empty or names a record that does not exist.
@@ -98,13 +106,15 @@ impl Cohort {
             return Err(NoSuchRecord { index, records }.into());
         }
         let (shape, values) = self.sized();
-        let scaling = if self.manifest().preprocessing.standardise {
-            fit(&shape, &values, training)
-        } else {
-            Scaling {
+        let steps = &self.manifest().preprocessing;
+        let scaling = match &steps.public {
+            _ if !steps.standardise => Scaling {
                 mean: vec![0.0; shape[0]],
                 standard_deviation: vec![1.0; shape[0]],
-            }
+                ..Scaling::default()
+            },
+            Some(public) => self.public_scaling(public)?,
+            None => fit(&shape, &values, training),
         };
         Ok(self.scaled(shape, values, scaling))
     }
@@ -122,6 +132,13 @@ impl Cohort {
                 return Err(PrepareError::ScalingLength { got, expected });
             }
         }
+        let got = scaling.missing.len();
+        if got != expected && got != 0 {
+            return Err(PrepareError::ScalingLength { got, expected });
+        }
+        if let Some(at) = scaling.missing.iter().position(|value| !value.is_finite()) {
+            return Err(PrepareError::ScalingValue(at));
+        }
         for (at, mean) in scaling.mean.iter().enumerate() {
             let deviation = scaling.standard_deviation[at];
             if !mean.is_finite() || !deviation.is_finite() || deviation <= 0.0 {
@@ -129,6 +146,23 @@ impl Cohort {
             }
         }
         Ok(self.scaled(shape, values, scaling.clone()))
+    }
+
+    fn public_scaling(&self, public: &PublicConstants) -> Result<Scaling, PrepareError> {
+        let mut scaling = Scaling {
+            source: Some(public.source.clone()),
+            ..Scaling::default()
+        };
+        for (at, feature) in self.features().iter().enumerate() {
+            // A cohort whose constants are not complete was refused when it was read.
+            let scale = public.scale_of(&feature.name);
+            let known = scale.and_then(|scale| Some((scale.centre_and_spread()?, scale.missing)));
+            let ((mean, deviation), missing) = known.ok_or(PrepareError::ScalingValue(at))?;
+            scaling.mean.push(mean);
+            scaling.standard_deviation.push(deviation);
+            scaling.missing.push(missing.unwrap_or(mean));
+        }
+        Ok(scaling)
     }
 
     /// Values after the steps that are not fitted: limits of tables, size of images.
@@ -166,11 +200,16 @@ impl Cohort {
             for (group, values) in record.chunks_exact(run).enumerate() {
                 let mean = scaling.mean[group] as f32;
                 let factor = (1.0 / scaling.standard_deviation[group]) as f32;
-                scaled.extend(values.iter().map(|value| {
+                let placed = |value: f32| ((value - mean) * factor).clamp(-limit, limit);
+                let missing = scaling
+                    .missing
+                    .get(group)
+                    .map(|&value| placed(value as f32));
+                scaled.extend(values.iter().map(|&value| {
                     if value.is_nan() {
-                        0.0
+                        missing.unwrap_or(0.0)
                     } else {
-                        ((value - mean) * factor).clamp(-limit, limit)
+                        placed(value)
                     }
                 }));
             }
@@ -245,5 +284,6 @@ fn fit(shape: &[usize], values: &[f32], training: &[usize]) -> Scaling {
     Scaling {
         mean,
         standard_deviation,
+        ..Scaling::default()
     }
 }

@@ -16,6 +16,7 @@ fn spec(name: &str, kind: GeneratedKind, hospital: u32, train: u32) -> Generated
         train,
         validation: 20,
         test: 200,
+        public_constants: false,
     }
 }
 
@@ -79,6 +80,7 @@ fn more_training_patients_leave_the_others_unchanged() {
         let scaling = Scaling {
             mean: vec![0.0; 24],
             standard_deviation: vec![1.0; 24],
+            ..Scaling::default()
         };
         let prepared = cohort.prepare_with(&scaling).unwrap();
         let test = cohort.records_in(Part::Test);
@@ -235,4 +237,95 @@ fn the_first_pathways_order_survival_and_censoring_is_common() {
     println!("omics: C {:.3}, events {events:.2}", right / pairs);
     assert!((0.7..0.9).contains(&(right / pairs)));
     assert!((0.4..0.8).contains(&events), "{events}");
+}
+
+#[test]
+fn with_public_constants_a_record_is_prepared_the_same_whoever_else_is_there() {
+    for kind in [
+        GeneratedKind::Xray,
+        GeneratedKind::Icu,
+        GeneratedKind::Omics,
+        GeneratedKind::Signal,
+    ] {
+        // Neighbours: the second cohort has one patient more.
+        let prepared = |patients: u32, public_constants: bool| {
+            let spec = GeneratedSpec {
+                public_constants,
+                ..spec("a", kind, 1, patients)
+            };
+            let cohort = cohort(&spec, Seed(1)).unwrap();
+            assert_eq!(cohort.fitted().is_empty(), public_constants);
+            let train = cohort.records_in(Part::Train);
+            let prepared = cohort.prepare(&train).unwrap();
+            let records_per_patient = train.len() / patients as usize;
+            let mut common = train[..20 * records_per_patient].to_vec();
+            common.extend(cohort.records_in(Part::Test));
+            let values = prepared.examples().select(&common).unwrap().values;
+            (values, prepared.scaling().clone())
+        };
+        let ((without, scaling), (with, other)) = (prepared(20, true), prepared(21, true));
+        assert_eq!(without, with, "{kind:?}");
+        assert_eq!(scaling, other);
+        assert!(scaling.source.is_some());
+        // The constants are of the right size.
+        let square: f32 = without.iter().map(|value| value * value).sum();
+        let size = (square / without.len() as f32).sqrt();
+        assert!((0.3..2.5).contains(&size), "{kind:?}: {size}");
+        // Fitted, everybody moves with the one patient.
+        let ((without, scaling), (with, other)) = (prepared(20, false), prepared(21, false));
+        assert_ne!(without, with, "{kind:?}");
+        assert_ne!(scaling, other);
+        assert_eq!(scaling.source, None);
+    }
+}
+
+#[test]
+fn public_constants_survive_the_disk_and_gaps_take_their_stand_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = GeneratedSpec {
+        public_constants: true,
+        ..spec("a", GeneratedKind::Icu, 0, 20)
+    };
+    let written = write(&cohort(&spec, Seed(1)).unwrap(), folder.path()).unwrap();
+    let text = std::fs::read_to_string(&written).unwrap();
+    let read = |text: &str| {
+        std::fs::write(&written, text).unwrap();
+        Cohort::read(&written)
+    };
+    let values = |text: &str| {
+        let cohort = read(text).unwrap();
+        let train = cohort.records_in(Part::Train);
+        let prepared = cohort.prepare(&train).unwrap();
+        prepared.examples().values.clone()
+    };
+    let usual = values(&text);
+    // Lactate: mean 2.2, deviation 1.2; a gap now stands for 4.6, two deviations above.
+    let lactate = text.find("\"lact\"").unwrap();
+    let mean = lactate + text[lactate..].find("mean =").unwrap();
+    let mut other = text.clone();
+    other.insert_str(mean, "missing = 4.6\n");
+    let moved = values(&other);
+    let changed: Vec<(f32, f32)> = (usual.iter().zip(&moved))
+        .filter(|(one, other)| one != other)
+        .map(|(one, other)| (*one, *other))
+        .collect();
+    assert!(!changed.is_empty());
+    for (before, after) in changed {
+        assert_eq!(before, 0.0);
+        assert!((after - 2.0).abs() < 1e-3, "{after}");
+    }
+    for (from, to, words) in [
+        ("\"lact\"", "\"lactate\"", "the first is `lact`"),
+        (
+            "source = ",
+            "source = \"\" # ",
+            "where the numbers come from",
+        ),
+        ("\nmean = ", "\nrange = [3, 2]\n#", "range = [low, high]"),
+    ] {
+        let at = text.find("[preprocessing.public]").unwrap();
+        let broken = format!("{}{}", &text[..at], text[at..].replacen(from, to, 1));
+        let refused = read(&broken).unwrap_err().to_string();
+        assert!(refused.contains(words), "{refused}");
+    }
 }

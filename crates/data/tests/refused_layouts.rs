@@ -228,6 +228,7 @@ fn a_stay_becomes_mean_minimum_maximum_last_and_count_of_the_first_hours() {
     let raw = consilium_data::Scaling {
         mean: vec![0.0; 11],
         standard_deviation: vec![1.0; 11],
+        ..Default::default()
     };
     let prepared = cohort.prepare_with(&raw).unwrap();
     // Hour 25 does not count; the last value is the latest, not the last row; lactate is missing.

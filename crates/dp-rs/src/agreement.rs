@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounting::{AccountingError, Guarantee};
 use crate::event::Repeated;
-use crate::plan::Plan;
+use crate::noise::NoiseLevel;
+use crate::plan::{Plan, Unit};
+use crate::release::{Against, ReleasePlan};
 
 /// A plan with its length and the guarantee that was agreed.
 ///
@@ -12,14 +14,91 @@ use crate::plan::Plan;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agreement {
-    /// Sampler, clip and noise of every step.
-    pub plan: Plan,
-    /// Steps in all, those that may have to be repeated included.
+    /// Sampler, clip and noise of every step, or clip and noise of every release.
+    pub plan: AgreedPlan,
+    /// Steps or releases in all, those that may have to be repeated included.
     pub steps: u64,
     /// Probability with which the guarantee may fail.
     pub delta: f64,
     /// Epsilon that `steps` steps may cost at most.
     pub epsilon: f64,
+}
+
+/// How data are protected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AgreedPlan {
+    /// In every step of training.
+    Steps(Plan),
+    /// In every release of a whole vector.
+    Releases(ReleasePlan),
+}
+
+impl AgreedPlan {
+    /// What is protected.
+    #[must_use]
+    pub fn unit(&self) -> Unit {
+        match self {
+            Self::Steps(plan) => plan.settings().unit,
+            Self::Releases(plan) => plan.settings().unit,
+        }
+    }
+
+    /// How far the noise can be trusted.
+    #[must_use]
+    pub fn noise_level(&self) -> NoiseLevel {
+        match self {
+            Self::Steps(plan) => plan.settings().noise_level,
+            Self::Releases(plan) => plan.settings().noise_level,
+        }
+    }
+
+    /// Standard deviation of the noise / clip norm.
+    #[must_use]
+    pub fn noise_multiplier(&self) -> f64 {
+        match self {
+            Self::Steps(plan) => plan.settings().noise_multiplier,
+            Self::Releases(plan) => plan.settings().noise_multiplier,
+        }
+    }
+
+    /// Probability that a unit takes part.
+    #[must_use]
+    pub fn sampling_rate(&self) -> f64 {
+        match self {
+            Self::Steps(plan) => plan.settings().sampling_rate,
+            Self::Releases(_) => 1.0,
+        }
+    }
+
+    /// From whom it protects.
+    #[must_use]
+    pub fn against(&self) -> Against {
+        match self {
+            Self::Steps(_) => Against::Everybody,
+            Self::Releases(plan) => plan.settings().against,
+        }
+    }
+
+    /// What `count` steps or releases cost, in the form of the ledger.
+    #[must_use]
+    pub fn events(&self, count: u64) -> Repeated {
+        match self {
+            Self::Steps(plan) => plan.events(count),
+            Self::Releases(plan) => plan.events(count),
+        }
+    }
+
+    /// The privacy of `count` steps or releases and nothing else.
+    ///
+    /// # Errors
+    /// [`AccountingError`] for a delta that is none.
+    pub fn guarantee(&self, count: u64, delta: f64) -> Result<Guarantee, AccountingError> {
+        match self {
+            Self::Steps(plan) => plan.guarantee(count, delta),
+            Self::Releases(plan) => plan.guarantee(count, delta),
+        }
+    }
 }
 
 /// Why an agreement does not hold.

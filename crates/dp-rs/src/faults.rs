@@ -22,7 +22,7 @@ pub(crate) enum Fault {
 
 #[cfg(test)]
 thread_local! {
-    static INJECTED: std::cell::Cell<Option<Fault>> = const { std::cell::Cell::new(None) };
+    pub(crate) static INJECTED: std::cell::Cell<Option<Fault>> = const { std::cell::Cell::new(None) };
 }
 
 /// Whether the mistake is to be made here; never outside of this crate's tests.

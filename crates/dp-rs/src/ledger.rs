@@ -44,6 +44,7 @@
 //!             events: round.clone(),
 //!             noise_level: NoiseLevel::Hardened,
 //!             randomness: Randomness::OperatingSystem,
+//!             against: Default::default(),
 //!         },
 //!     });
 //! };

@@ -11,6 +11,7 @@ pub mod gradients;
 pub mod ledger;
 pub mod noise;
 pub mod plan;
+pub mod release;
 pub mod sampling;
 
 #[cfg(doctest)]

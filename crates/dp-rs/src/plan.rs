@@ -67,6 +67,7 @@ use crate::event::{Event, InvalidEvent, Repeated};
 use crate::faults::{Fault, injected};
 use crate::gradients::UnitGradients;
 use crate::noise::{NoiseError, NoiseLevel, Purpose, Randomness, RootKey, Stream, add_noise};
+use crate::release::Against;
 use crate::sampling::{PoissonSampler, RecordChooser, SamplingError};
 
 /// What the guarantee protects.
@@ -77,6 +78,9 @@ pub enum Unit {
     Patient,
     /// One record; a person with several is protected less.
     Record,
+    /// Everything that one site contributes. Says how well the institution is hidden, and nothing about a person in
+    /// addition to that.
+    Site,
 }
 
 impl Unit {
@@ -86,6 +90,7 @@ impl Unit {
         match self {
             Self::Patient => "patient",
             Self::Record => "record",
+            Self::Site => "site",
         }
     }
 }
@@ -164,6 +169,16 @@ pub enum PlanError {
     /// Exact noise needs contributions in memory one by one.
     #[error("noise level exact needs every contribution on a grid: use hardened for gradients")]
     ExactGradients,
+    /// Exact noise in shares.
+    #[error(
+        "noise level exact is accounted for in single releases only: use hardened for noise in shares"
+    )]
+    ExactShares,
+    /// A step cannot protect a site: it does not clip what a site contributes.
+    #[error(
+        "steps protect a patient or a record; a site is protected by clipping its whole update"
+    )]
+    SiteSteps,
     /// Gradients of the wrong number of units.
     #[error("{sampled} units were sampled, gradients came for {added}: add every chunk once")]
     OtherUnits {
@@ -199,6 +214,8 @@ impl PlanError {
             Self::NoNoise => "plan_no_noise",
             Self::ExpectedUnits(_) => "plan_expected_units",
             Self::ExactGradients => "plan_exact_gradients",
+            Self::ExactShares => "plan_exact_shares",
+            Self::SiteSteps => "plan_site_steps",
             Self::OtherUnits { .. } => "plan_other_units",
             Self::OtherLength { .. } => "plan_other_length",
             Self::NotFinite => "plan_not_finite",
@@ -222,6 +239,9 @@ impl Plan {
         }
         if settings.noise_level == NoiseLevel::Exact {
             return Err(PlanError::ExactGradients);
+        }
+        if settings.unit == Unit::Site {
+            return Err(PlanError::SiteSteps);
         }
         let plan = Self { settings, event };
         plan.clip()?;
@@ -353,6 +373,7 @@ impl Training {
             noise_level: self.plan.settings.noise_level,
             // Without a step there is no randomness; the harmless answer is the one that claims nothing.
             randomness: self.randomness.unwrap_or(Randomness::SimulationSeeded),
+            against: Against::Everybody,
         }
     }
 
@@ -375,6 +396,9 @@ pub struct Transcript {
     pub noise_level: NoiseLevel,
     /// Where sampling and noise came from.
     pub randomness: Randomness,
+    /// From whom it protects.
+    #[serde(default, skip_serializing_if = "Against::is_everybody")]
+    pub against: Against,
 }
 
 impl Transcript {

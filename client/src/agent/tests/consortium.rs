@@ -12,11 +12,11 @@ use consilium_core::vector::values_to_bytes;
 use consilium_core::{ModelManifest, Seed, TensorSpec};
 use consilium_rounds::Assignment;
 use dp_rs::adjacency::Adjacency;
-use dp_rs::agreement::Agreement;
+use dp_rs::agreement::{AgreedPlan, Agreement};
 use dp_rs::clipping::ClipRule;
 use dp_rs::event::Repeated;
 use dp_rs::ledger::Entry;
-use dp_rs::noise::{NoiseLevel, Randomness};
+use dp_rs::noise::{NoiseLevel, Randomness, RootKey};
 use dp_rs::plan::{Clip, Plan, PlanSettings, Transcript, Unit};
 use tokio::sync::Notify;
 
@@ -29,7 +29,20 @@ pub const STEPS: u64 = 50;
 pub const DELTA: f64 = 1e-5;
 
 pub fn plan(noise_multiplier: f64) -> Plan {
+    Plan::new(settings(noise_multiplier)).unwrap()
+}
+
+/// The same as real studies have it.
+pub fn hardened() -> Plan {
     Plan::new(PlanSettings {
+        noise_level: NoiseLevel::Hardened,
+        ..settings(1.0)
+    })
+    .unwrap()
+}
+
+fn settings(noise_multiplier: f64) -> PlanSettings {
+    PlanSettings {
         unit: Unit::Patient,
         adjacency: Adjacency::AddRemove,
         clip: Clip::Fixed(ClipRule::flat(1.0).unwrap()),
@@ -38,8 +51,7 @@ pub fn plan(noise_multiplier: f64) -> Plan {
         sampling_rate: 0.02,
         expected_units: 20.0,
         max_records: 4.try_into().unwrap(),
-    })
-    .unwrap()
+    }
 }
 
 /// What `rounds` rounds cost.
@@ -52,11 +64,26 @@ pub fn cost(rounds: u64) -> f64 {
 pub fn agreement() -> Agreement {
     let rounds = u64::from(ROUNDS) + 1;
     Agreement {
-        plan: plan(1.0),
+        plan: AgreedPlan::Steps(plan(1.0)),
         steps: rounds * STEPS,
         delta: DELTA,
         epsilon: cost(rounds),
     }
+}
+
+/// A study with noise from the operating system.
+pub fn real_study(name: &str, plan: Plan) -> Study {
+    let mut study = study(
+        name,
+        Some(&Agreement {
+            plan: AgreedPlan::Steps(plan),
+            ..agreement()
+        }),
+    );
+    study.randomness = StudyRandomness::OperatingSystem {
+        public_seed: Seed(1),
+    };
+    study
 }
 
 pub fn initial() -> ModelVector {
@@ -138,6 +165,8 @@ pub struct Server {
 #[derive(Default)]
 pub struct Script {
     pub arrived: Vec<Arrived>,
+    /// Everything that a process tried to send, whether it arrived or not.
+    pub offered: Vec<(Sealed, ModelVector)>,
     /// Attempts that fail although the update has come: (round, attempt).
     pub fails: Vec<(u32, u32)>,
     /// Uploads during which the process is killed, before and after the update has arrived.
@@ -220,9 +249,11 @@ impl Peer for Server {
         _: Digest,
         _: &SiteId,
         sealed: Sealed,
-        _: Arc<ModelVector>,
+        update: Arc<ModelVector>,
         _: Option<Transcript>,
     ) -> Result<bool, PeerError> {
+        let offer = (sealed, ModelVector::clone(&update));
+        self.script.lock().unwrap().offered.push(offer);
         let killed = || PeerError::Nonsense("killed".into());
         if self.dies(|script| &mut script.dies_before) {
             return Err(killed());
@@ -260,8 +291,10 @@ pub struct Work {
     pub taken: Option<u64>,
     /// Rounds that were trained, by every copy.
     pub trained: Arc<Mutex<u32>>,
-    /// Training has begun, and never ends.
+    /// Training has come to its last step, and never ends.
     pub hangs: Option<Arc<Notify>>,
+    /// Steps are really taken, with noise from the operating system; what they gave, of every copy.
+    pub drawn: Option<Arc<Mutex<Vec<Vec<f32>>>>>,
     local: ModelVector,
 }
 
@@ -271,6 +304,31 @@ impl Work {
         work.plan = Some(plan(1.0));
         (work.announced, work.taken) = (Some(STEPS), Some(STEPS));
         work
+    }
+
+    /// Takes real steps with randomness of the operating system.
+    pub fn secret() -> Self {
+        let mut work = Self::private();
+        work.plan = Some(hardened());
+        work.drawn = Some(Arc::default());
+        work
+    }
+
+    /// The noise of a round, and the statement about it.
+    fn draw(&self, plan: &RoundPlan) -> Option<(Vec<f32>, Transcript)> {
+        let drawn = self.drawn.as_ref()?;
+        let key = RootKey::from_operating_system().unwrap();
+        let mut training = self.plan.as_ref()?.begin().unwrap();
+        let mut sum = vec![0.0; 2];
+        for step in 0..STEPS {
+            let context: [&[u8]; 2] = [&plan.round.to_le_bytes(), &step.to_le_bytes()];
+            let mean = training.step(&key, &context, 0).finish(2).unwrap();
+            sum.iter_mut()
+                .zip(mean)
+                .for_each(|(sum, mean)| *sum += mean);
+        }
+        drawn.lock().unwrap().push(sum.clone());
+        Some((sum, training.transcript()))
     }
 
     pub fn open() -> Self {
@@ -283,6 +341,7 @@ impl Work {
             taken: None,
             trained: Arc::default(),
             hangs: None,
+            drawn: None,
             local: ModelVector(
                 own.into_iter()
                     .filter(|(group, _)| local.contains(group))
@@ -305,6 +364,7 @@ impl LocalWork for Work {
         local: &ModelVector,
         _: &mut dyn FnMut(Progress),
     ) -> Result<Trained, WorkError> {
+        let drawn = self.draw(plan);
         while let Some(begun) = &self.hangs {
             begun.notify_one();
             std::thread::park();
@@ -314,6 +374,17 @@ impl LocalWork for Work {
         // Fresh noise stands behind this: another training of the same attempt gives another update.
         let value = (plan.round * 1000 + plan.attempt * 100 + *trained) as f32 / 64.0;
         let update = global.0.keys();
+        if let Some((values, transcript)) = drawn {
+            return Ok(Trained {
+                update: ModelVector(
+                    update
+                        .map(|group| (group.clone(), values.clone()))
+                        .collect(),
+                ),
+                local: local.clone(),
+                privacy: Some(transcript),
+            });
+        }
         Ok(Trained {
             update: ModelVector(
                 update
@@ -326,6 +397,7 @@ impl LocalWork for Work {
                 events: self.plan.as_ref().unwrap().events(steps),
                 noise_level: NoiseLevel::Fast,
                 randomness: Randomness::SimulationSeeded,
+                against: Default::default(),
             }),
         })
     }

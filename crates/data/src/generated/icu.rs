@@ -5,7 +5,7 @@
 
 use rand::Rng;
 
-use super::{Hospital, Kind, Record, between, happens, normal, rounded};
+use super::{Hospital, Kind, Record, between, happens, normal, rounded, scale};
 use crate::manifest::{ModalityKind, TaskKind};
 use crate::read::columns::Target;
 
@@ -21,6 +21,9 @@ pub(super) fn kind() -> Kind {
         names: COLUMNS
             .iter()
             .map(|column| column.name.to_owned())
+            .collect(),
+        scales: (COLUMNS.iter())
+            .map(|column| scale(column.name, column.level, column.spread))
             .collect(),
         patient,
     }

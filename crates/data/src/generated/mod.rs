@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::cohort::Cohort;
 use crate::examples::Targets;
 use crate::manifest::{
-    ClassValue, CohortManifest, FeatureBlock, FixedSplit, Linkage, ModalityKind, ModalitySpec, Origin,
-    Preprocessing, Source, Splits, TaskKind, TaskSpec,
+    ClassValue, CohortManifest, FeatureBlock, FixedSplit, Linkage, ModalityKind, ModalitySpec,
+    Origin, Preprocessing, PublicConstants, PublicScale, Source, Splits, TaskKind, TaskSpec,
 };
 use crate::manifest_file::ManifestFile;
 use crate::problem::Problem;
@@ -51,6 +51,9 @@ pub struct GeneratedSpec {
     pub validation: u32,
     /// Patients to test on.
     pub test: u32,
+    /// Scale by numbers that are known from how records of this kind are generated, and fit nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public_constants: bool,
 }
 
 /// What a generated cohort records.
@@ -77,6 +80,7 @@ impl GeneratedSpec {
             train: patients[0],
             validation: patients[1],
             test: patients[2],
+            public_constants: false,
         }
     }
 }
@@ -157,6 +161,8 @@ struct Kind {
     shape: Vec<usize>,
     /// Columns or channels.
     names: Vec<String>,
+    /// What is known about the values of every hospital of this kind.
+    scales: Vec<PublicScale>,
     /// Makes all records of one patient.
     patient: fn(&Hospital, &mut dyn Rng) -> Vec<Record>,
 }
@@ -289,6 +295,11 @@ fn manifest(spec: &GeneratedSpec, kind: &Kind) -> CohortManifest {
             limit: Some(6.0),
             window: signal.then(|| kind.shape[1]),
             step: signal.then(|| kind.shape[1]),
+            public: spec.public_constants.then(|| PublicConstants {
+                source: "levels and spreads of the generator, the same for every hospital"
+                    .to_owned(),
+                scales: kind.scales.clone(),
+            }),
             ..Preprocessing::default()
         },
         features: match write::source(kind) {
@@ -302,6 +313,17 @@ fn manifest(spec: &GeneratedSpec, kind: &Kind) -> CohortManifest {
             _ => Vec::new(),
         },
         units: std::collections::BTreeMap::new(),
+    }
+}
+
+/// Features or channels of this mean and standard deviation.
+fn scale(of: &str, mean: f32, standard_deviation: f32) -> PublicScale {
+    PublicScale {
+        of: vec![of.to_owned()],
+        range: None,
+        mean: Some(f64::from(mean)),
+        standard_deviation: Some(f64::from(standard_deviation)),
+        missing: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use super::{Hospital, Kind, Record, between, normal, rounded};
+use super::{Hospital, Kind, Record, between, normal, rounded, scale};
 use crate::manifest::{ModalityKind, TaskKind};
 use crate::read::columns::Target;
 
@@ -23,6 +23,7 @@ pub(super) fn kind() -> Kind {
         about: "expression of 64 genes with survival",
         shape: vec![GENES],
         names: (1..=GENES).map(|gene| format!("gene{gene:02}")).collect(),
+        scales: vec![scale("*", 0.0, 1.0)],
         patient,
     }
 }

@@ -6,7 +6,7 @@ use std::f32::consts::TAU;
 
 use rand::{Rng, RngExt as _};
 
-use super::{Hospital, Kind, Record, between, normal, rounded};
+use super::{Hospital, Kind, Record, between, normal, rounded, scale};
 use crate::manifest::{ModalityKind, TaskKind};
 use crate::read::columns::Target;
 
@@ -24,6 +24,7 @@ pub(super) fn kind() -> Kind {
         about: "accelerometer windows of four activities",
         shape: vec![3, SAMPLES],
         names: ["x", "y", "z"].map(str::to_owned).to_vec(),
+        scales: vec![scale("z", 1.0, 0.5), scale("*", 0.0, 0.5)],
         patient,
     }
 }

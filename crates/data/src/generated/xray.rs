@@ -7,7 +7,7 @@ use std::f32::consts::TAU;
 use rand::Rng;
 
 use super::{Hospital, Kind, Record, between, happens, normal};
-use crate::manifest::{ModalityKind, TaskKind};
+use crate::manifest::{ModalityKind, PublicScale, TaskKind};
 use crate::read::columns::Target;
 
 const SIDE: usize = 32;
@@ -22,6 +22,13 @@ pub(super) fn kind() -> Kind {
         about: "chest X-rays with or without an opacity",
         shape: vec![1, SIDE, SIDE],
         names: vec!["grey".to_owned()],
+        scales: vec![PublicScale {
+            of: vec!["grey".to_owned()],
+            range: Some([0.0, 255.0]),
+            mean: None,
+            standard_deviation: None,
+            missing: None,
+        }],
         patient,
     }
 }

@@ -9,6 +9,7 @@ use crate::adjacency::Adjacency;
 use crate::event::Repeated;
 use crate::noise::{NoiseLevel, Randomness};
 use crate::plan::Unit;
+use crate::release::Against;
 
 /// Entries of one unit and one adjacency, equal events merged: as fast to account for as their number of
 /// *different* mechanisms.
@@ -18,6 +19,7 @@ pub struct Account {
     events: Vec<Repeated>,
     noise_levels: Vec<NoiseLevel>,
     simulated: bool,
+    against: Against,
     releases: usize,
 }
 
@@ -63,6 +65,7 @@ impl Account {
             let transcript = &entry.record.transcript;
             account.add(transcript.unit, &transcript.events)?;
             account.releases += 1;
+            account.against = account.against.weaker(transcript.against);
             account.simulated |= transcript.randomness == Randomness::SimulationSeeded;
             if !account.noise_levels.contains(&transcript.noise_level) {
                 account.noise_levels.push(transcript.noise_level);
@@ -116,6 +119,12 @@ impl Account {
     #[must_use]
     pub fn is_simulated(&self) -> bool {
         self.simulated
+    }
+
+    /// From whom the entries protect, all of them together.
+    #[must_use]
+    pub fn against(&self) -> Against {
+        self.against
     }
 
     /// The privacy of these entries together, at `delta`. Nothing was spent where there is no entry.

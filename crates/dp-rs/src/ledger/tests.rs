@@ -25,6 +25,7 @@ fn record(study: &str, round: u32, events: Repeated) -> Record {
             events,
             noise_level: NoiseLevel::Hardened,
             randomness: Randomness::OperatingSystem,
+            against: Default::default(),
         },
     }
 }
