@@ -183,6 +183,12 @@ pub enum PlanError {
         /// Values now.
         got: usize,
     },
+    /// A step more than were to be taken.
+    #[error("all {agreed} steps of this training are taken: another one was not agreed")]
+    NotAgreed {
+        /// Steps in all.
+        agreed: u64,
+    },
     /// A clipped sum that is not finite.
     #[error(
         "the clipped sum is not finite although every norm was: the gradients contradict their norms"
@@ -204,6 +210,7 @@ impl PlanError {
             Self::ExactGradients => "plan_exact_gradients",
             Self::OtherUnits { .. } => "plan_other_units",
             Self::OtherLength { .. } => "plan_other_length",
+            Self::NotAgreed { .. } => "plan_not_agreed",
             Self::NotFinite => "plan_not_finite",
         }
     }

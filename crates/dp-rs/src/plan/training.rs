@@ -42,6 +42,8 @@ pub struct Training {
     plan: Plan,
     clip: ClipState,
     steps: u64,
+    /// Steps that may be taken in all.
+    most: u64,
     randomness: Option<Randomness>,
     not_finite: u64,
 }
@@ -52,20 +54,32 @@ impl Training {
             clip: ClipState::of(&plan.settings)?,
             plan,
             steps: 0,
+            most: u64::MAX,
             randomness: None,
             not_finite: 0,
         })
     }
 
+    /// The same training, which hands out `steps` steps in all and not one more.
+    #[must_use]
+    pub fn at_most(self, steps: u64) -> Self {
+        let most = self.most.min(steps);
+        Self { most, ..self }
+    }
+
     /// Draws the units of the next of `units`; `context` names the step among all that use the key, for example by
     /// study, round, attempt and step.
     ///
-    /// The step counts from now on, whether it is finished or not.
+    /// The step counts from now on, whether it is finished or not. A step beyond [`Training::at_most`] draws
+    /// nobody, counts for nothing and cannot be finished.
     pub fn step(&mut self, key: &RootKey, context: &[&[u8]], units: usize) -> Step<'_> {
         let rate = self.plan.settings.sampling_rate;
         // Cannot fail: the plan was checked with the same rate.
         let sampler = PoissonSampler::new(rate).expect("a checked rate");
-        let sampled = if injected(Fault::FixedBatchAsPoisson) {
+        let beyond = self.steps >= self.most;
+        let sampled = if beyond {
+            Vec::new()
+        } else if injected(Fault::FixedBatchAsPoisson) {
             (0..(rate * units as f64).round() as usize).collect()
         } else {
             let mut stream = key.stream(Purpose::Sampling, context);
@@ -79,9 +93,12 @@ impl Training {
         } else {
             context
         };
-        self.steps += 1;
-        self.randomness = Some(key.randomness());
+        if !beyond {
+            self.steps += 1;
+            self.randomness = Some(key.randomness());
+        }
         Step {
+            beyond,
             records: RecordChooser::new(max_records, key.stream(Purpose::RecordChoice, context)),
             noise: key.stream(Purpose::GradientNoise, noise_context),
             count_noise: key.stream(Purpose::CountNoise, noise_context),
@@ -142,6 +159,8 @@ impl Transcript {
 #[must_use = "a step that is drawn must be finished, also when it is empty"]
 pub struct Step<'t> {
     training: &'t mut Training,
+    /// More than the training was to take.
+    beyond: bool,
     units: Vec<usize>,
     records: RecordChooser,
     noise: Stream,
@@ -222,8 +241,13 @@ impl Step<'_> {
     /// private. What is computed from it (optimiser, decay, averages) is private as well.
     ///
     /// # Errors
-    /// [`PlanError::OtherUnits`] when a part is missing, [`PlanError::OtherLength`], [`PlanError::Noise`].
+    /// [`PlanError::OtherUnits`] when a part is missing, [`PlanError::OtherLength`], [`PlanError::Noise`], and
+    /// [`PlanError::NotAgreed`] for a step beyond those of the training.
     pub fn finish(mut self, parameters: usize) -> Result<Vec<f32>, PlanError> {
+        if self.beyond && !injected(Fault::StepsBeyondAgreement) {
+            let agreed = self.training.most;
+            return Err(PlanError::NotAgreed { agreed });
+        }
         if self.added != self.units.len() {
             return Err(self.other_units());
         }
