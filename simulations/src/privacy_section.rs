@@ -131,7 +131,8 @@ impl PrivacySection {
         // Sites with the same rate, steps and delta share a calibration.
         let mut known = BTreeMap::<[u64; 3], f64>::new();
         for (site, section) in &scenario.sites {
-            let training = scenario.training[&section.modality].as_private(section.declared_patients);
+            let training =
+                scenario.training[&section.modality].as_private(section.declared_patients);
             let schedule = &scenario.schedule;
             let attempts = u64::from(schedule.rounds) + u64::from(schedule.retry_rounds);
             let steps = attempts * u64::from(training.local_steps);

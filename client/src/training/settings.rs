@@ -161,8 +161,13 @@ impl ModalityTraining {
         if private.batch == Some(0) || private.local_steps == Some(0) {
             return Some("private.batch and private.local_steps must be at least 1".into());
         }
-        if private.local_steps.is_some_and(|steps| steps > MOST_LOCAL_STEPS) {
-            return Some(format!("private.local_steps must be at most {MOST_LOCAL_STEPS}"));
+        if private
+            .local_steps
+            .is_some_and(|steps| steps > MOST_LOCAL_STEPS)
+        {
+            return Some(format!(
+                "private.local_steps must be at most {MOST_LOCAL_STEPS}"
+            ));
         }
         if !private.learning_rate.is_none_or(positive) {
             return Some("private.learning_rate must be above 0".into());
@@ -263,10 +268,7 @@ mod tests {
         assert!(refused(&|s| s.learning_rate = f64::NAN).contains("learning_rate"));
         assert!(refused(&|s| s.private.clip_norm = Some(0.0)).contains("clip_norm"));
         let private = refused(&|s| s.private.learning_rate = Some(-1.0));
-        assert!(
-            private.contains("private.learning_rate"),
-            "{private}"
-        );
+        assert!(private.contains("private.learning_rate"), "{private}");
         for (dropout, noise, named) in [
             (2.0, 0.0, "dropout"),
             (f32::NAN, 0.0, "dropout"),

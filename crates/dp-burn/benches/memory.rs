@@ -7,16 +7,17 @@ mod networks;
 
 use std::process::Command;
 
-use dp_burn::{Grouping, Parameters, Units};
-use networks::{Net, batch, cnn, mlp, plain, private};
+use dp_burn::{Grouping, Parameters};
+use dp_rs::noise::NoiseLevel;
+use networks::{Net, Private, batch, cnn, mlp, plain};
 
 fn run<N: Net>(mut net: N, kind: &str, rows: usize, inputs: usize) {
     let (x, classes) = batch(rows, inputs);
-    let units = Units::per_row(rows).expect("rows");
+    let mut private = Private::new(&net, rows, Some(NoiseLevel::Hardened));
     for _ in 0..3 {
         net = match kind {
             "plain" => plain(net, &x, &classes),
-            "private" => private(net, &units, &x, &classes),
+            "private" => private.step(net, &x, &classes),
             _ => net,
         };
     }

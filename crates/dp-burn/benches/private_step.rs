@@ -1,16 +1,17 @@
-//! A private step, without noise, against a plain one: `cargo bench -p dp-burn --bench private_step`.
+//! A private step against a plain one: `cargo bench -p dp-burn --bench private_step`.
 //!
-//! Rounds of plain and private steps alternate; the first figure is the fastest of them, the second tells the same
-//! when the machine is busy. Set `RAYON_NUM_THREADS=1` for
-//! one thread, and compare with `benches/opacus.py`.
+//! Rounds of plain steps, clipping alone, and private steps at two noise levels alternate; the first line is the
+//! fastest of them, the second tells the same when the machine is busy. Set `RAYON_NUM_THREADS=1` for one thread,
+//! and compare with `benches/opacus_step.py`.
 
 mod networks;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use dp_burn::{Grouping, Parameters, Units};
-use networks::{Net, batch, cnn, mlp, plain, private};
+use dp_burn::{Grouping, Parameters};
+use dp_rs::noise::NoiseLevel;
+use networks::{Net, Private, batch, cnn, mlp, plain};
 
 /// An allocator that keeps its pages: with the system's, both steps spend a tenth of their time on page faults.
 #[global_allocator]
@@ -18,18 +19,21 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROUNDS: usize = 40;
 
+const KINDS: [&str; 4] = ["plain", "no noise", "fast", "hardened"];
+
 fn measure<N: Net>(name: &str, mut net: N, rows: usize, inputs: usize) {
     let (x, classes) = batch(rows, inputs);
-    let units = Units::per_row(rows).expect("rows");
     let parameters = Parameters::of(&net, Grouping::Flat).expect("trainable");
-    let mut fastest = [Duration::MAX; 2];
-    let mut on_processor = [Duration::ZERO; 2];
+    let levels = [None, Some(NoiseLevel::Fast), Some(NoiseLevel::Hardened)];
+    let mut private = levels.map(|noise| Private::new(&net, rows, noise));
+    let mut fastest = [Duration::MAX; KINDS.len()];
+    let mut on_processor = [Duration::ZERO; KINDS.len()];
     for _ in 0..ROUNDS {
-        for kind in [0, 1] {
+        for kind in 0..KINDS.len() {
             let (start, before) = (Instant::now(), processor_time());
             net = black_box(match kind {
                 0 => plain(net, &x, &classes),
-                _ => private(net, &units, &x, &classes),
+                _ => private[kind - 1].step(net, &x, &classes),
             });
             fastest[kind] = fastest[kind].min(start.elapsed());
             if let (Some(before), Some(after)) = (before, processor_time()) {
@@ -42,11 +46,14 @@ fn measure<N: Net>(name: &str, mut net: N, rows: usize, inputs: usize) {
         ("fastest, elapsed", fastest),
         ("mean, processor time of this thread", on_processor),
     ] {
-        let [plain, private] = times.map(|time| time.as_secs_f64() * 1e3);
+        let plain = times[0].as_secs_f64();
         // The kernel counts in ticks of some milliseconds: shorter steps it cannot tell.
-        if what.starts_with("fastest") || plain > 10.0 {
-            let ratio = private / plain;
-            println!("  {what}: plain {plain:.2} ms, private {private:.2} ms, ratio {ratio:.2}");
+        if what.starts_with("fastest") || plain > 0.01 {
+            print!("  {what}:");
+            for (kind, time) in KINDS.iter().zip(times.map(|time| time.as_secs_f64())) {
+                print!(" {kind} {:.2} ms ({:.2})", time * 1e3, time / plain);
+            }
+            println!();
         }
     }
 }

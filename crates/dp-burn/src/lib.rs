@@ -71,6 +71,7 @@ mod broadcast;
 mod convolution;
 mod device;
 mod error;
+mod faults;
 mod geometry;
 mod group_norm;
 mod host;

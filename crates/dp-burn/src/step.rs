@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
+use crate::faults::{Fault, injected};
 use crate::{BookKeeping, Grouping, Parameters, Refusal, Taps, Units, validate};
 
 /// How per-unit gradients are recorded.
@@ -53,6 +54,10 @@ impl Recorder {
             return Err(refusal);
         }
         let parameters = Parameters::of(model, self.grouping)?;
+        let units = match injected(Fault::RecordsAsUnits) {
+            true => &Units::per_row(units.rows())?,
+            false => units,
+        };
         let frozen = model.clone().no_grad();
         let mut taps = Taps::new(&parameters, units.rows(), self.generic);
         let losses = losses(&frozen, &mut taps);

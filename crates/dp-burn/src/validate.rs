@@ -3,6 +3,7 @@
 use burn::module::{Flag, Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
+use crate::faults::{Fault, injected};
 use crate::params::{Parameter, Path};
 use crate::{Grouping, Parameters, Refusal};
 
@@ -74,6 +75,9 @@ pub fn refusals<M: Module>(module: &M) -> Vec<Refusal> {
 
 /// The layers that mix the records of a batch.
 pub(crate) fn batch_coupling<M: Module>(module: &M) -> Vec<Refusal> {
+    if injected(Fault::BatchCouplingUnchecked) {
+        return Vec::new();
+    }
     let mut visitor = Coupling::default();
     module.visit(&mut visitor);
     visitor.found

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::faults::{Fault, injected};
+
 /// The neighbouring relation that a guarantee is stated for.
 ///
 /// There is no default: the same noise has very different epsilons under different relations, and a
@@ -25,6 +27,7 @@ impl Adjacency {
     pub fn sensitivity_in_clip_norms(self) -> f64 {
         match self {
             Self::AddRemove | Self::ZeroOut => 1.0,
+            Self::ReplaceOne if injected(Fault::ExchangeMovesOneClip) => 1.0,
             Self::ReplaceOne => 2.0,
         }
     }

@@ -4,13 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounting::{AccountingError, Guarantee};
 use crate::event::Repeated;
+use crate::faults::{Fault, injected};
+use crate::ledger::{Account, Budget, NotAdmitted, Spending, StepsExhausted};
 use crate::noise::NoiseLevel;
-use crate::plan::{Plan, Unit};
+use crate::plan::{Plan, PlanError, Training, Unit};
 use crate::release::{Against, ReleasePlan};
 
 /// A plan with its length and the guarantee that was agreed.
 ///
-/// The guarantee is a promise of whoever wrote the document; [`Agreement::check`] computes it again.
+/// The guarantee is a promise of whoever wrote the document; [`Agreement::check`] computes it again. Length and
+/// guarantee both bind: [`Agreement::admit`] refuses steps that are too many even where epsilon has room for
+/// them, and a training from [`Agreement::begin`] ends with the last step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agreement {
@@ -148,6 +152,50 @@ impl Agreement {
             delta: self.delta,
         })
     }
+
+    /// The steps among the releases of `account` that were taken under this plan.
+    #[must_use]
+    pub fn taken(&self, account: &Account) -> u64 {
+        let step = self.plan.events(1).event;
+        let taken = account.events().iter().filter(|known| known.event == step);
+        taken.fold(0, |sum, known| sum.saturating_add(known.count))
+    }
+
+    /// Begins training, for as many steps as are left beside the releases in `account`: those of the study that
+    /// was agreed to, and of no other.
+    ///
+    /// # Errors
+    /// As [`Plan::begin`]; [`PlanError::SiteSteps`] for an agreement about releases.
+    pub fn begin(&self, account: &Account) -> Result<Training, PlanError> {
+        let AgreedPlan::Steps(plan) = &self.plan else {
+            return Err(PlanError::SiteSteps);
+        };
+        let left = self.steps.saturating_sub(self.taken(account));
+        Ok(plan.begin()?.at_most(left))
+    }
+
+    /// Whether `events` may be released as well as what `account` holds, the releases of the study that was
+    /// agreed to: they must be steps of the plan, no more than are left, and together cost no more than was
+    /// promised.
+    ///
+    /// # Errors
+    /// [`NotAdmitted::OtherSteps`], [`NotAdmitted::Steps`], and what [`Account::admit`] refuses.
+    pub fn admit(&self, account: &Account, events: &Repeated) -> Result<Spending, NotAdmitted> {
+        if *events != self.plan.events(events.count) || events.count == 0 {
+            return Err(NotAdmitted::OtherSteps);
+        }
+        let (taken, agreed) = (self.taken(account), self.steps);
+        if taken.saturating_add(events.count) > agreed && !injected(Fault::StepsBeyondAgreement) {
+            let asked = events.count;
+            return Err(NotAdmitted::Steps(StepsExhausted {
+                taken,
+                asked,
+                agreed,
+            }));
+        }
+        let budget = Budget::new(self.epsilon, self.delta)?;
+        account.admit(self.plan.unit(), events, budget)
+    }
 }
 
 #[cfg(test)]
@@ -189,5 +237,125 @@ mod tests {
         };
         assert!(promising(f64::INFINITY).check().is_ok());
         assert!(promising(f64::NAN).check().is_err());
+    }
+
+    fn account(entries: &[(f64, u64)]) -> Account {
+        use crate::event::Event;
+        use crate::ledger::{Ledger, Record};
+        use crate::noise::{NoiseLevel, Randomness};
+        use crate::plan::{Transcript, Unit};
+
+        let mut ledger = Ledger::default();
+        for (round, &(noise, steps)) in (1..).zip(entries) {
+            let event = Event::poisson_gaussian(noise, 0.02).unwrap();
+            ledger.append(Record {
+                study: "heart".into(),
+                round,
+                attempt: 1,
+                purpose: "training".into(),
+                release: None,
+                delta: Some(1e-5),
+                transcript: Transcript {
+                    unit: Unit::Patient,
+                    events: event.repeated(steps, crate::adjacency::Adjacency::AddRemove),
+                    noise_level: NoiseLevel::Hardened,
+                    randomness: Randomness::OperatingSystem,
+                    against: Against::Everybody,
+                },
+            });
+        }
+        ledger.total().unwrap()
+    }
+
+    #[test]
+    fn steps_beyond_the_agreement_are_refused_although_epsilon_has_room() {
+        let agreement = agreement(8.0, 100);
+        let round = agreement.plan.events(40);
+        let spending = agreement.admit(&account(&[(1.0, 60)]), &round).unwrap();
+        assert!(spending.epsilon() < 2.0, "room for many more");
+        // What else the study released has no steps of this plan.
+        let spent = account(&[(1.0, 30), (3.0, 500), (1.0, 31)]);
+        assert_eq!(agreement.taken(&spent), 61);
+        let refused = agreement.admit(&spent, &round).unwrap_err();
+        let (taken, asked, agreed) = (61, 40, 100);
+        let expected = NotAdmitted::Steps(StepsExhausted {
+            taken,
+            asked,
+            agreed,
+        });
+        assert_eq!(refused, expected);
+        assert_eq!(refused.code(), "agreed_steps_exhausted");
+        // Nor does a count that wraps help.
+        let huge = agreement.plan.events(u64::MAX);
+        assert!(matches!(
+            agreement.admit(&spent, &huge),
+            Err(NotAdmitted::Steps(_))
+        ));
+        // Within the steps, the promised epsilon still binds.
+        let tight = Agreement {
+            epsilon: 1.0,
+            ..agreement
+        };
+        let refused = tight.admit(&account(&[(1.0, 60)]), &round).unwrap_err();
+        assert!(matches!(refused, NotAdmitted::Exhausted(_)), "{refused}");
+    }
+
+    #[test]
+    fn steps_of_another_kind_are_refused() {
+        let agreement = agreement(8.0, 100);
+        let none = Account::default();
+        let AgreedPlan::Steps(plan) = &agreement.plan else {
+            panic!("steps were agreed to");
+        };
+        let mut weaker = plan.settings().clone();
+        weaker.noise_multiplier = 0.9;
+        let weaker = Plan::new(weaker).unwrap();
+        let other = Repeated {
+            adjacency: crate::adjacency::Adjacency::ReplaceOne,
+            ..agreement.plan.events(1)
+        };
+        for events in [weaker.events(1), agreement.plan.events(0), other] {
+            let refused = agreement.admit(&none, &events);
+            assert_eq!(refused, Err(NotAdmitted::OtherSteps));
+        }
+    }
+
+    #[test]
+    fn training_ends_with_the_last_agreed_step() {
+        use crate::noise::RootKey;
+
+        let key = RootKey::simulation(3);
+        let mut training = agreement(8.0, 5).begin(&account(&[(1.0, 3)])).unwrap();
+        for step in 0..4_u8 {
+            let mut drawn = training.step(&key, &[&[step]], 0);
+            assert_eq!(drawn.chunks(std::num::NonZeroUsize::MIN).len(), 0);
+            struct Nobody;
+            impl crate::gradients::UnitGradients for Nobody {
+                fn units(&self) -> usize {
+                    0
+                }
+                fn groups(&self) -> usize {
+                    1
+                }
+                fn squared_norms(&self) -> Vec<f64> {
+                    Vec::new()
+                }
+                fn weighted_sum(self, _: &[f64]) -> Vec<f32> {
+                    vec![0.0; 7]
+                }
+            }
+            drawn.add(Nobody).unwrap();
+            match drawn.finish(7) {
+                Ok(mean) => assert!(step < 2 && mean.len() == 7),
+                Err(error) => {
+                    assert!(step >= 2);
+                    assert_eq!(error.code(), "plan_not_agreed");
+                }
+            }
+        }
+        assert_eq!(training.transcript().events.count, 2);
+        // A limit cannot be raised again.
+        let mut none = training.at_most(9).at_most(1);
+        assert!(none.step(&key, &[], 0).finish(7).is_err());
     }
 }

@@ -18,6 +18,12 @@ pub(crate) enum Fault {
     NoNoiseOnEmpty,
     /// A batch of fixed size and members, accounted for as if every unit had been drawn by chance.
     FixedBatchAsPoisson,
+    /// Add-or-remove accounted for as replace-one, and the other way round.
+    AdjacencyConfused,
+    /// An exchanged unit taken to move a sum by one clip norm.
+    ExchangeMovesOneClip,
+    /// Steps beyond those that were agreed, as long as epsilon has room.
+    StepsBeyondAgreement,
 }
 
 #[cfg(test)]

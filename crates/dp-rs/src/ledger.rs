@@ -6,7 +6,8 @@
 //! attempt. Composition belongs to the data, not to the job. A [`Record`] says
 //! what was released, an [`Entry`] is a record in its place in the chain, an [`Account`] is what some entries
 //! amount to, and [`Account::admit`] says whether a further release stays inside a [`Budget`], counted with
-//! all the releases before it. No epsilon is stored: a better accountant can judge an old ledger again.
+//! all the releases before it ([`Agreement::admit`](crate::agreement::Agreement::admit) also counts its steps). No
+//! epsilon is stored: a better accountant can judge an old ledger again.
 //!
 //! The chain finds an entry that was changed, moved or taken from the middle. It cannot find that the newest
 //! entries are missing, or that all of it was written anew: compare [`Ledger::head`] with one that was kept
@@ -66,7 +67,7 @@ mod entry;
 use std::collections::BTreeSet;
 
 pub use account::{Account, MixedLedger, Spending};
-pub use budget::{Budget, Exhausted, InvalidBudget, NotAdmitted};
+pub use budget::{Budget, Exhausted, InvalidBudget, NotAdmitted, StepsExhausted};
 pub use entry::{Entry, Record};
 
 use entry::GENESIS;

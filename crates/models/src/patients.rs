@@ -5,6 +5,8 @@
 //! self-paired views of each record. On the CPU it comes from one backward pass by Book-Keeping on the tape;
 //! elsewhere from one backward pass per patient.
 
+pub(crate) mod faults;
+
 use burn::module::{Module as _, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use consilium_core::{TaskKey, TensorSpec};
@@ -17,6 +19,7 @@ use crate::loss::loss;
 use crate::network::host_values;
 use crate::op::books::{Books, Membership, Trained, node_of};
 use crate::{Array, Batch, ModelError, NormKind, SiteNetwork, Targets, Task, View};
+use faults::{Fault, injected};
 
 /// Which parameters are clipped together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,10 @@ impl SiteNetwork {
         dropout: &mut impl Rng,
     ) -> Result<PatientGradients, ModelError> {
         self.check_private(batch.task)?;
-        let members = membership(batch, patient_of)?;
+        let members = match injected(Fault::RecordsAsPatients) {
+            true => membership(batch, &(0..patient_of.len()).collect::<Vec<_>>())?,
+            false => membership(batch, patient_of)?,
+        };
         let kept: Vec<bool> = self.tensor_specs().iter().map(trained).collect();
         if kept.contains(&false) {
             let network = self.frozen_but(&kept);
@@ -120,7 +126,7 @@ impl SiteNetwork {
                     .into(),
             });
         }
-        if self.spec().norm == NormKind::Batch {
+        if self.spec().norm == NormKind::Batch && !injected(Fault::BatchNormUnchecked) {
             let first = self
                 .tensor_specs()
                 .iter()

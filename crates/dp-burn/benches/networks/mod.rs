@@ -1,12 +1,16 @@
-//! The networks and the steps that the benches share; the same as in `benches/opacus.py`.
+//! The networks and the steps that the benches share; the same as in `benches/opacus_step.py`.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::activation::{log_softmax, relu};
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
-use dp_burn::{Layers, Plain, Units, gradient_descent, unit_gradients};
+use dp_burn::{Grouping, Layers, Parameters, Plain, Units, gradient_descent, unit_gradients};
+use dp_rs::adjacency::Adjacency;
+use dp_rs::clipping::ClipRule;
 use dp_rs::gradients::UnitGradients;
+use dp_rs::noise::{NoiseLevel, RootKey};
+use dp_rs::plan::{Clip, Plan, PlanSettings, Training, Unit};
 
 const LEARNING_RATE: f64 = 0.01;
 
@@ -78,19 +82,67 @@ pub fn plain<N: Net>(net: N, x: &Tensor<2>, classes: &Tensor<2, Int>) -> N {
     net.map(&mut Descend(gradients))
 }
 
-pub fn private<N: Net>(net: N, units: &Units, x: &Tensor<2>, classes: &Tensor<2, Int>) -> N {
-    let book = unit_gradients(&net, units, |net, taps| {
-        losses(net.logits(taps, x.clone()), classes)
-    });
-    let book = book.expect("the benchmark's networks have a rule for every layer");
-    let rows = units.len() as f64;
-    let norms = book.squared_norms();
-    let factors: Vec<f64> = norms
-        .iter()
-        .map(|s| (1.0 / s.sqrt()).min(1.0) / rows)
-        .collect();
-    let sum = book.weighted_sum(&factors);
-    gradient_descent(net, &sum, LEARNING_RATE).expect("one value per parameter")
+/// What a private step needs beside the network and the batch.
+pub struct Private {
+    training: Option<Training>,
+    key: RootKey,
+    units: Units,
+    values: usize,
+}
+
+impl Private {
+    /// All `rows` are drawn in every step and clipped to 1; `None` leaves the noise out.
+    pub fn new<N: Net>(net: &N, rows: usize, noise: Option<NoiseLevel>) -> Self {
+        let plan = |noise_level| {
+            let plan = Plan::new(PlanSettings {
+                unit: Unit::Record,
+                adjacency: Adjacency::AddRemove,
+                clip: Clip::Fixed(ClipRule::flat(1.0).expect("a clip")),
+                noise_multiplier: 1.0,
+                noise_level,
+                sampling_rate: 1.0,
+                expected_units: rows as f64,
+                max_records: std::num::NonZeroU32::MIN,
+            });
+            plan.and_then(|plan| plan.begin()).expect("a plan")
+        };
+        Self {
+            training: noise.map(plan),
+            key: RootKey::simulation(1),
+            units: Units::per_row(rows).expect("rows"),
+            values: Parameters::of(net, Grouping::Flat)
+                .expect("trainable")
+                .values(),
+        }
+    }
+
+    pub fn step<N: Net>(&mut self, net: N, x: &Tensor<2>, classes: &Tensor<2, Int>) -> N {
+        let units = &self.units;
+        let gradients = || {
+            let book = unit_gradients(&net, units, |net, taps| {
+                losses(net.logits(taps, x.clone()), classes)
+            });
+            book.expect("the benchmark's networks have a rule for every layer")
+        };
+        let mean = match &mut self.training {
+            Some(training) => {
+                let mut step = training.step(&self.key, &[], units.len());
+                step.add(gradients()).expect("the drawn units");
+                step.finish(self.values).expect("noise")
+            }
+            None => {
+                let book = gradients();
+                let rows = units.len() as f64;
+                let norms = book.squared_norms();
+                let factors: Vec<f64> = norms
+                    .iter()
+                    .map(|s| (1.0 / s.sqrt()).min(1.0) / rows)
+                    .collect();
+                book.weighted_sum(&factors)
+            }
+        };
+        gradient_descent(net, &mean, LEARNING_RATE).expect("one value per parameter")
+    }
 }
 
 pub fn cnn() -> Cnn {

@@ -8,6 +8,7 @@ use super::rdp::curve::Curve;
 use crate::adjacency::Adjacency;
 use crate::correlated::{Blt, Participation, Toeplitz, tree};
 use crate::event::{Event, Mechanism};
+use crate::faults::{Fault, injected};
 
 /// The worst case of one event.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +42,11 @@ const MAX_DEVIATION: f64 = 2000.0;
 /// The one function of the accountants in which a sensitivity is used: everything after it is in
 /// standard deviations.
 pub(crate) fn dominating(event: &Event, adjacency: Adjacency) -> Result<Loss, AccountingError> {
+    let adjacency = match adjacency {
+        Adjacency::AddRemove if injected(Fault::AdjacencyConfused) => Adjacency::ReplaceOne,
+        Adjacency::ReplaceOne if injected(Fault::AdjacencyConfused) => Adjacency::AddRemove,
+        adjacency => adjacency,
+    };
     let sensitivity = adjacency.sensitivity_in_clip_norms();
     let refuse = |mechanism, remedy| {
         Err(AccountingError::Adjacency {

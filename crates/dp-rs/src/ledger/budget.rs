@@ -101,6 +101,20 @@ impl Exhausted {
     }
 }
 
+/// Steps beyond those that were agreed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error(
+    "{taken} steps were taken and {asked} are asked for; {agreed} were agreed, whatever they cost"
+)]
+pub struct StepsExhausted {
+    /// Steps before.
+    pub taken: u64,
+    /// Steps of the release.
+    pub asked: u64,
+    /// Steps in all.
+    pub agreed: u64,
+}
+
 /// Why a release is not admitted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -108,6 +122,15 @@ pub enum NotAdmitted {
     /// It would cost more than is left.
     #[error("the privacy budget is exhausted: {0}")]
     Exhausted(Exhausted),
+    /// It would be more steps than were agreed.
+    #[error("the agreed steps are exhausted: {0}")]
+    Steps(StepsExhausted),
+    /// It is not of the kind that was agreed.
+    #[error("the release is not made of steps of the agreed plan")]
+    OtherSteps,
+    /// What was agreed limits nothing.
+    #[error(transparent)]
+    Budget(#[from] InvalidBudget),
     /// It is stated for another unit or adjacency than the entries before.
     #[error(transparent)]
     Mixed(#[from] MixedLedger),
@@ -122,6 +145,9 @@ impl NotAdmitted {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Exhausted(_) => "budget_exhausted",
+            Self::Steps(_) => "agreed_steps_exhausted",
+            Self::OtherSteps => "not_agreed_steps",
+            Self::Budget(_) => "no_budget",
             Self::Mixed(_) => "ledger_mixed",
             Self::Accounting(_) => "not_accountable",
         }

@@ -98,10 +98,11 @@ fn one_to_two(bits: u64) -> f64 {
 #[inline(always)]
 fn ln(x: f64) -> f64 {
     const SQRT_HALF: u64 = 0x3fe6_a09e_667f_3bcd;
-    // x = 2^exponent (1 + f), 1 + f within [sqrt 1/2, sqrt 2)
-    let shifted = x.to_bits() + (1.0_f64.to_bits() - SQRT_HALF);
+    // x = 2^exponent (1 + f), 1 + f within [sqrt 1/2, sqrt 2). Sums that wrap, because one that is checked for
+    // overflow is not vectorised; none of them does.
+    let shifted = x.to_bits().wrapping_add(1.0_f64.to_bits() - SQRT_HALF);
     let exponent = f64::from_bits(TWO_52.to_bits() | shifted >> 52) - (TWO_52 + 1023.0);
-    let f = f64::from_bits((shifted & (u64::MAX >> 12)) + SQRT_HALF) - 1.0;
+    let f = f64::from_bits((shifted & (u64::MAX >> 12)).wrapping_add(SQRT_HALF)) - 1.0;
     let s = f / (2.0 + f);
     let z = s * s;
     let mut p = 1.479_819_860_511_658_6e-1;

@@ -7,13 +7,17 @@
 //! gradient of every unit, which then has fewer values than the unit's activations have. So memory grows with
 //! the activations of the batch only.
 
+mod writer;
+
 use std::collections::BTreeMap;
 
 use super::host::{Node, Operand};
-use super::tape::{Grads, Id, Step, Tape};
+use super::tape::{Grads, Id, Tape};
 use crate::kernel::gates::{self, Formulas};
 use crate::kernel::pointwise::Product;
 use crate::kernel::units::{self, Units};
+use crate::patients::faults::{Fault, injected};
+use writer::Writer;
 
 /// Which records of a batch belong to which unit.
 #[derive(Clone, Debug)]
@@ -123,16 +127,7 @@ impl Books {
                 tape.values[*id].tracked = false;
             }
         }
-        let mut writer = Writer {
-            owner,
-            uses,
-            most_records: members.most_records(),
-            members: &members,
-            entries: trained.iter().map(|_| Entry::Untouched).collect(),
-            gates: Vec::new(),
-            gate_squares: Vec::new(),
-            refused: None,
-        };
+        let mut writer = Writer::new(owner, uses, &members);
         let mut grads = Grads::new(&tape.values);
         grads.add(output, || dy);
         for (step, output) in tape.steps.iter().rev() {
@@ -142,24 +137,15 @@ impl Books {
             }
         }
         drop(grads);
-        let Writer {
-            entries,
-            gates,
-            gate_squares,
-            refused,
-            ..
-        } = writer;
-        match refused {
-            Some(index) => Err(index),
-            None => Ok(Self {
-                tape,
-                lengths: trained.iter().map(|tensor| tensor.len).collect(),
-                entries,
-                gates,
-                gate_squares,
-                members,
-            }),
-        }
+        let written = writer.finish()?;
+        Ok(Self {
+            tape,
+            lengths: trained.iter().map(|tensor| tensor.len).collect(),
+            entries: written.entries,
+            gates: written.gates,
+            gate_squares: written.gate_squares,
+            members,
+        })
     }
 
     /// Enters a dense layer outside the tape: `kernel[i, o] = sum_b pooled[i, b] dlogits[o, b]`.
@@ -233,7 +219,7 @@ impl Books {
             let columns = xs.len() / ci;
             for s in 0..columns {
                 for t in 0..=s {
-                    if s != t && cross_terms_dropped() {
+                    if s != t && injected(Fault::CrossTermsDropped) {
                         continue;
                     }
                     let twice = if s == t { 1.0 } else { 2.0 };
@@ -402,176 +388,6 @@ fn gates_of(
     tensors.into_iter().flatten().collect()
 }
 
-/// Writes the books during the backward pass.
-struct Writer<'a> {
-    /// Which trained tensor a value of the tape is.
-    owner: Vec<Option<usize>>,
-    /// How often each tensor is used in the pass.
-    uses: Vec<usize>,
-    most_records: usize,
-    members: &'a Membership,
-    entries: Vec<Entry>,
-    gates: Vec<GatesPass>,
-    gate_squares: Vec<Vec<Vec<f64>>>,
-    refused: Option<usize>,
-}
-
-impl Writer<'_> {
-    fn book(&mut self, tape: &Tape, step: &Step, dy: Vec<f32>) {
-        let members = self.members.as_units();
-        match *step {
-            Step::Pointwise { x, w, bias, shape } => {
-                if let Some(bias) = bias.and_then(|id| self.owner[id]) {
-                    self.gradients(bias, units::of_rows(&dy, shape.outputs, members));
-                }
-                if let Some(w) = self.owner[w] {
-                    if self.by_products(w, shape) {
-                        self.products(w, shape, Input::OnTape(x), dy);
-                    } else {
-                        let found = units::of_product(shape, &dy, tape.get(x), members);
-                        self.gradients(w, found);
-                    }
-                }
-            }
-            Step::Depthwise { x, w, bias, shape } => {
-                if let Some(bias) = bias.and_then(|id| self.owner[id]) {
-                    self.gradients(bias, units::of_rows(&dy, shape.channels, members));
-                }
-                if let Some(w) = self.owner[w] {
-                    self.gradients(w, units::of_depthwise(shape, &dy, tape.get(x), members));
-                }
-            }
-            Step::Dense { x, w, bias, shape } => {
-                if let Some(bias) = self.owner[bias] {
-                    self.gradients(bias, units::of_rows(&dy, shape.outputs, members));
-                }
-                if let Some(w) = self.owner[w] {
-                    self.gradients(w, units::of_dense(shape, &dy, tape.get(x), members));
-                }
-            }
-            Step::GroupNorm {
-                x,
-                gamma,
-                beta,
-                shape,
-                ref moments,
-            } => {
-                let owners = [self.owner[gamma], self.owner[beta]];
-                if owners != [None, None] {
-                    let (x, gamma, beta) = (tape.get(x), tape.get(gamma), tape.get(beta));
-                    let found = units::of_group_norm(shape, x, gamma, beta, moments, &dy, members);
-                    for (owner, found) in owners.into_iter().zip(found) {
-                        if let Some(owner) = owner {
-                            self.gradients(owner, found);
-                        }
-                    }
-                }
-            }
-            Step::Scale { x, scale } => {
-                if let Some(scale) = self.owner[scale] {
-                    self.gradients(scale, units::of_scale(tape.get(x), &dy, members));
-                }
-            }
-            Step::Broadcast { vector, columns }
-            | Step::AddVector {
-                vector, columns, ..
-            } => {
-                if let Some(vector) = self.owner[vector] {
-                    self.gradients(vector, units::of_rows(&dy, dy.len() / columns, members));
-                }
-            }
-            Step::Gates {
-                pooled,
-                ref units,
-                formulas,
-                batch,
-                ..
-            } => self.gates(
-                tape,
-                GatesPass {
-                    pooled,
-                    units: units.clone(),
-                    formulas,
-                    batch,
-                    dy,
-                },
-            ),
-            Step::Concat { .. }
-            | Step::Subsample { .. }
-            | Step::MaxPool { .. }
-            | Step::AddActivate { .. }
-            | Step::PixelMean { .. }
-            | Step::ApplyGate { .. }
-            | Step::Relu { .. }
-            | Step::Resample { .. }
-            | Step::Upscale { .. } => {}
-        }
-    }
-
-    /// Whether norms from products are cheaper than gradients per unit.
-    fn by_products(&self, w: usize, shape: Product) -> bool {
-        let pixels = shape.columns / self.members.of_record.len();
-        let t = pixels * self.most_records * self.uses[w];
-        let size = (shape.inputs / shape.groups) * (shape.outputs / shape.groups);
-        2 * t * t < size
-    }
-
-    fn gradients(&mut self, index: usize, found: Vec<f32>) {
-        match &mut self.entries[index] {
-            empty @ Entry::Untouched => *empty = Entry::Gradients(found),
-            Entry::Gradients(total) => {
-                for (total, part) in total.iter_mut().zip(found) {
-                    *total = if cross_terms_dropped() {
-                        total.hypot(part)
-                    } else {
-                        *total + part
-                    };
-                }
-            }
-            Entry::Products { .. } | Entry::Gates { .. } => self.refused = Some(index),
-        }
-    }
-
-    fn products(&mut self, index: usize, shape: Product, x: Input, dy: Vec<f32>) {
-        match &mut self.entries[index] {
-            empty @ Entry::Untouched => {
-                let uses = vec![Use { x, dy }];
-                *empty = Entry::Products { shape, uses };
-            }
-            // The same weight on a map of the same size; another size has another sum of columns.
-            Entry::Products { shape: first, uses } if first.columns == shape.columns => {
-                uses.push(Use { x, dy });
-            }
-            _ => self.refused = Some(index),
-        }
-    }
-
-    fn gates(&mut self, tape: &Tape, pass: GatesPass) {
-        let owners: Vec<Option<usize>> = pass.units.iter().map(|&id| self.owner[id]).collect();
-        let mut squares = vec![vec![0.0; self.members.units]; owners.len()];
-        for unit in 0..self.members.units {
-            let found = gates_of(tape, &pass, &self.members.records_of(unit), None);
-            for (squares, gradient) in squares.iter_mut().zip(found) {
-                squares[unit] = gradient.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-            }
-        }
-        for (tensor, owner) in owners.into_iter().enumerate() {
-            let Some(owner) = owner else { continue };
-            if matches!(self.entries[owner], Entry::Untouched) {
-                self.entries[owner] = Entry::Gates {
-                    gates: self.gates.len(),
-                    tensor,
-                };
-            } else {
-                // Gates that share tensors would need the cross terms of their uses.
-                self.refused = Some(owner);
-            }
-        }
-        self.gates.push(pass);
-        self.gate_squares.push(squares);
-    }
-}
-
 impl Operand {
     fn node(&self) -> Option<Node> {
         match self {
@@ -584,23 +400,6 @@ impl Operand {
 /// The identity of a parameter of a network on an autodiff device.
 pub(crate) fn node_of<const D: usize>(tensor: &burn::tensor::Tensor<D>) -> Option<Node> {
     Operand::of(tensor)?.node()
-}
-
-/// The mistake of adding squared norms of uses and records instead of the norm of their sum, made on purpose by
-/// the tests of this file only.
-#[cfg(not(test))]
-const fn cross_terms_dropped() -> bool {
-    false
-}
-
-#[cfg(test)]
-thread_local! {
-    static DROP_CROSS_TERMS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-#[cfg(test)]
-fn cross_terms_dropped() -> bool {
-    DROP_CROSS_TERMS.get()
 }
 
 #[cfg(test)]

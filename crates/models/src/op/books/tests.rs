@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::*;
+use crate::patients::faults::with;
 
 const SIDE: usize = 8;
 const RECORDS: usize = 4;
@@ -97,8 +98,8 @@ fn norms_of_a_tied_weight_have_the_cross_terms_of_views_and_records() {
 
 #[test]
 fn a_dropped_cross_term_is_noticed() {
-    DROP_CROSS_TERMS.set(true);
-    let noticed = [1, 9].map(|pixels| !agrees(pixels) && !cancels(pixels));
-    DROP_CROSS_TERMS.set(false);
+    let noticed = with(Fault::CrossTermsDropped, || {
+        [1, 9].map(|pixels| !agrees(pixels) && !cancels(pixels))
+    });
     assert_eq!(noticed, [true; 2]);
 }

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""A private step of Opacus, without noise, against a plain step of PyTorch, on one thread.
+"""A private step of Opacus against a plain step of PyTorch, on one thread.
+
+Noise: none, one draw of torch's generator for each value, and `secure_mode` (four draws, summed), which is what our
+levels `fast` and `hardened` compare with.
 
 The same two networks and batches as benches/private_step.rs. Needs torch and opacus; without them it says so
-and ends well. Usage: python3 crates/dp-burn/benches/opacus.py
+and ends well. Usage: python3 crates/dp-burn/benches/opacus_step.py
 """
 
 import sys
 import time
+import warnings
 
 try:
     import torch
@@ -28,7 +32,7 @@ except ImportError as error:
     print(f"skipped: {error}; pip install opacus")
     sys.exit(0)
 
-ROUNDS = 25
+ROUNDS = 30
 RATE = 0.01
 
 
@@ -65,13 +69,10 @@ def plain(make, x, y):
     return step
 
 
-def per_sample(make, x, y, wrapper):
+def per_sample(make, x, y, noise, wrapper):
     net = wrapper(make())
     optimizer = DPOptimizer(
-        torch.optim.SGD(net.parameters(), RATE),
-        noise_multiplier=0.0,
-        max_grad_norm=1.0,
-        expected_batch_size=len(x),
+        torch.optim.SGD(net.parameters(), RATE), expected_batch_size=len(x), **NOISES[noise]
     )
 
     def step():
@@ -82,13 +83,10 @@ def per_sample(make, x, y, wrapper):
     return step
 
 
-def ghost(make, x, y):
+def ghost(make, x, y, noise):
     net = GradSampleModuleFastGradientClipping(make(), max_grad_norm=1.0, use_ghost_clipping=True)
     optimizer = DPOptimizerFastGradientClipping(
-        torch.optim.SGD(net.parameters(), RATE),
-        noise_multiplier=0.0,
-        max_grad_norm=1.0,
-        expected_batch_size=len(x),
+        torch.optim.SGD(net.parameters(), RATE), expected_batch_size=len(x), **NOISES[noise]
     )
     criterion = DPLossFastGradientClipping(net, optimizer, nn.CrossEntropyLoss())
 
@@ -100,23 +98,31 @@ def ghost(make, x, y):
     return step
 
 
+NOISES = {
+    "none": {"noise_multiplier": 0.0, "max_grad_norm": 1.0},
+    "usual": {"noise_multiplier": 1.0, "max_grad_norm": 1.0},
+    "secure": {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "secure_mode": True},
+}
+
 ENGINES = {
-    "plain": plain,
-    "hooks": lambda make, x, y: per_sample(make, x, y, GradSampleModule),
-    "ew": lambda make, x, y: per_sample(make, x, y, GradSampleModuleExpandedWeights),
+    "hooks": lambda make, x, y, noise: per_sample(make, x, y, noise, GradSampleModule),
+    "ew": lambda make, x, y, noise: per_sample(make, x, y, noise, GradSampleModuleExpandedWeights),
     "ghost": ghost,
 }
 
 
 def measure(name, make, x, y):
-    steps = {}
+    steps = {"plain": plain(make, x, y)}
     for engine, build in ENGINES.items():
-        try:
-            steps[engine] = build(make, x, y)
-            steps[engine]()
-        except Exception as error:  # An engine that this version does not have should not hide the others.
-            steps.pop(engine, None)
-            print(f"{name}: {engine}: skipped: {type(error).__name__}: {error}")
+        for noise in NOISES:
+            try:
+                step = build(make, x, y, noise)
+                step()
+            except Exception as error:  # An engine that this version does not have should not hide the others.
+                print(f"{name}: {engine}, noise {noise}: skipped: {type(error).__name__}: {error}")
+            else:
+                steps[f"{engine}, noise {noise}"] = step
+    steps["plain"]()
     best = {engine: float("inf") for engine in steps}
     for _ in range(ROUNDS):
         for engine, step in steps.items():
@@ -124,14 +130,15 @@ def measure(name, make, x, y):
             step()
             best[engine] = min(best[engine], time.perf_counter() - start)
     for engine, seconds in best.items():
-        ratio = seconds / best.get("plain", float("nan"))
-        print(f"{name}: {engine}: {seconds * 1e3:.2f} ms, ratio {ratio:.2f}")
+        print(f"{name}: {engine}: {seconds * 1e3:.2f} ms, ratio {seconds / best['plain']:.2f}")
 
 
 def main():
     torch.set_num_threads(1)
+    # The first layers' inputs need no gradient: said once for every hook.
+    warnings.filterwarnings("ignore", message="Full backward hook")
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, opacus {opacus.__version__}, one thread, no noise")
+    print(f"torch {torch.__version__}, opacus {opacus.__version__}, one thread")
     images = torch.rand(32, 3, 64, 64) * 2 - 1
     measure("CNN 3-32-64-128, 64x64, batch 32", Cnn, images, torch.arange(32) % 10)
     tables = torch.rand(64, 256) * 2 - 1
