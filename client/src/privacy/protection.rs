@@ -5,7 +5,7 @@ use consilium_core::{Digest, Participant, RoundPlan, Study, StudyId};
 use consilium_data::manifest::Origin;
 use dp_rs::agreement::{AgreedPlan, Agreement};
 use dp_rs::event::Repeated;
-use dp_rs::ledger::{Account, Budget, NotAdmitted, Record};
+use dp_rs::ledger::{Account, Budget, NotAdmitted, Record, Spending};
 use dp_rs::noise::{NoiseLevel, Randomness};
 use dp_rs::plan::{Transcript, Unit};
 use dp_rs::release::Against;
@@ -18,7 +18,6 @@ use super::{CohortFacts, Refusal, SiteBudget, Standing, Whose};
 pub struct Protection {
     study: StudyId,
     agreement: Agreement,
-    budget: Budget,
     site: SiteBudget,
     sites: usize,
     randomness: Randomness,
@@ -58,7 +57,7 @@ impl Protection {
         let agreement: Agreement =
             serde_json::from_value(agreement).map_err(|error| broken(error.to_string()))?;
         let Agreement { epsilon, delta, .. } = agreement;
-        let budget = Budget::new(epsilon, delta).map_err(|error| broken(error.to_string()))?;
+        Budget::new(epsilon, delta).map_err(|error| broken(error.to_string()))?;
         agreement
             .check()
             .map_err(|error| broken(error.to_string()))?;
@@ -104,7 +103,6 @@ impl Protection {
         Ok(Some(Self {
             study: name,
             agreement,
-            budget,
             site,
             sites: study.sites.len(),
             randomness: if study.is_simulation() {
@@ -133,11 +131,10 @@ impl Protection {
     /// [`Refusal::Exhausted`], [`Refusal::Unprotected`], [`Refusal::Mixed`], [`Refusal::OtherSteps`] for steps
     /// that are not those of the agreement, [`Refusal::Accounting`].
     pub fn admit(&self, standing: &Standing, cost: &Repeated) -> Result<(), Refusal> {
-        self.agreed(cost)?;
         let ledger = &standing.ledger;
         let spent = ledger.study(self.study.as_str());
         let spent = spent.map_err(|mixed| self.mixed(mixed))?;
-        self.hold(Whose::Study, &spent, cost, self.budget)?;
+        self.judged(Whose::Study, self.agreement.admit(&spent, cost))?;
         if let Some(unprotected) = standing.unprotected.first() {
             return Err(Refusal::Unprotected {
                 study: self.study.clone(),
@@ -214,14 +211,6 @@ impl Protection {
         ))
     }
 
-    fn agreed(&self, cost: &Repeated) -> Result<(), Refusal> {
-        let step = self.one_step();
-        if (&cost.event, cost.adjacency) == (&step.event, step.adjacency) && cost.count > 0 {
-            return Ok(());
-        }
-        Err(self.other_steps("the steps of a round are not those of the agreement".into()))
-    }
-
     fn hold(
         &self,
         whose: Whose,
@@ -230,7 +219,11 @@ impl Protection {
         budget: Budget,
     ) -> Result<(), Refusal> {
         let unit = self.agreement.plan.unit();
-        match spent.admit(unit, cost, budget) {
+        self.judged(whose, spent.admit(unit, cost, budget))
+    }
+
+    fn judged(&self, whose: Whose, verdict: Result<Spending, NotAdmitted>) -> Result<(), Refusal> {
+        match verdict {
             Ok(_) => Ok(()),
             Err(NotAdmitted::Exhausted(exhausted)) => Err(Refusal::Exhausted {
                 study: self.study.clone(),
