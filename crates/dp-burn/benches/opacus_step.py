@@ -32,7 +32,7 @@ except ImportError as error:
     print(f"skipped: {error}; pip install opacus")
     sys.exit(0)
 
-ROUNDS = 30
+ROUNDS = 20
 RATE = 0.01
 
 
@@ -123,14 +123,19 @@ def measure(name, make, x, y):
             else:
                 steps[f"{engine}, noise {noise}"] = step
     steps["plain"]()
-    best = {engine: float("inf") for engine in steps}
+    best = {engine: [float("inf")] * 2 for engine in steps}
     for _ in range(ROUNDS):
         for engine, step in steps.items():
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             step()
-            best[engine] = min(best[engine], time.perf_counter() - start)
-    for engine, seconds in best.items():
-        print(f"{name}: {engine}: {seconds * 1e3:.2f} ms, ratio {seconds / best['plain']:.2f}")
+            now = time.perf_counter(), time.process_time()
+            best[engine] = [min(b, n - s) for b, n, s in zip(best[engine], now, start)]
+    for engine, times in best.items():
+        elapsed, processor = (
+            f"{seconds * 1e3:.2f} ms ({seconds / plain:.2f})"
+            for seconds, plain in zip(times, best["plain"])
+        )
+        print(f"{name}: {engine}: elapsed {elapsed}, processor {processor}")
 
 
 def main():
