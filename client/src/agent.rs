@@ -8,6 +8,7 @@
 
 mod error;
 mod faults;
+mod halting;
 mod leaving;
 mod spending;
 mod worker;
@@ -67,6 +68,10 @@ pub struct Agent<P> {
     protection: Option<Protection>,
     /// What this site has spent, as it lies in the store.
     standing: Arc<Standing>,
+    /// Whether this site had stopped, in this process or an earlier one, and has not gone on since.
+    halted: bool,
+    /// The plan that is being followed.
+    plan: Option<RoundPlan>,
     /// The attempt that the server has told of.
     known: Option<Attempt>,
     /// Digests of the shared groups in the model that the server's last answer names.
@@ -121,57 +126,27 @@ impl<P: Peer> Agent<P> {
                 site: errand.site,
             });
         };
-        let standing = Standing::read(&store).await?;
-        let protection = Protection::of(&study, &participant, errand.budget)?;
-        // A study that was accepted before may have something to send or to fetch that costs nothing any more.
-        if let (None, Some(protection)) = (&before, &protection) {
-            protection.admit(&standing, &protection.one_step())?;
-        }
-        let (worker, begin) = Worker::start(make_work, &study, &participant).await?;
-        let Begin {
-            initial,
-            preparation,
-        } = begin;
-        if let (None, Some(protection)) = (&before, &protection) {
-            let cost = worker.round_cost();
-            let cost = cost.ok_or_else(|| Refusal::Missing(study.name.clone()))?;
-            protection.admit(&standing, cost)?;
-            if let Err(short) = protection.fits_as_a_whole(&standing) {
-                warn!(error.code = short.code(), %short, "the study will halt here before its end");
-            }
-        }
-        let participation = match before {
-            Some(accepted) if changed(&accepted, preparation.as_ref()) => {
-                return Err(AgentError::CohortChanged { study: study.name });
-            }
-            Some(accepted) => accepted.participation,
-            None => {
-                leaving::stays(&study, &participant, &initial)?;
-                let preparation =
-                    preparation.map(|p| serde_json::to_string(&p).expect("plain numbers and text"));
-                store
-                    .accept(&study, &document, &initial, preparation.as_deref())
-                    .await?;
-                info!(study = %study.name, digest = %digest, "study accepted");
-                Participation::new(&study)
-            }
-        };
-        Ok(Joined::Agent(Box::new(Self {
-            shared: study.shared_groups(&participant),
-            lengths: study.manifest.group_lengths(),
-            errand,
-            store,
-            peer,
+        let name = study.name.clone();
+        let halted = halting::tell_again(&store, &mut peer, &name, digest).await?;
+        let ready = Ready::make(
+            &errand,
+            &store,
             study,
+            &document,
             participant,
-            participation,
-            worker,
-            protection,
-            standing: Arc::new(standing),
-            known: None,
-            digests: BTreeMap::new(),
-            delivered: None,
-        })))
+            before,
+            make_work,
+        );
+        match ready.await {
+            Ok(ready) => {
+                let agent = ready.agent(errand, store, peer, halted.is_some());
+                Ok(Joined::Agent(Box::new(agent)))
+            }
+            Err(error) => {
+                halting::halt(&store, &mut peer, &name, digest, None, &error).await;
+                Err(error)
+            }
+        }
     }
 
     /// Follows the study to its end.
@@ -179,6 +154,16 @@ impl<P: Peer> Agent<P> {
     /// # Errors
     /// [`AgentError`]; a new agent on the same store goes on where this one stopped.
     pub async fn run(mut self) -> Result<Outcome, AgentError> {
+        let ended = self.follow().await;
+        if let Err(error) = &ended {
+            let (name, digest) = (&self.study.name, self.participation.study);
+            let plan = self.plan.as_ref();
+            halting::halt(&self.store, &mut self.peer, name, digest, plan, error).await;
+        }
+        ended
+    }
+
+    async fn follow(&mut self) -> Result<Outcome, AgentError> {
         let mut refusals = 0;
         loop {
             match self.step().await {
@@ -254,7 +239,9 @@ impl<P: Peer> Agent<P> {
     async fn train(&mut self, plan: &RoundPlan) -> Result<(), AgentError> {
         let (round, attempt) = (plan.round, plan.attempt);
         info!(round, attempt, "round received");
+        self.plan = Some(plan.clone());
         let admitted = self.admitted().await?;
+        self.go_on().await?;
         let global = self.model(plan.model, round - 1).await?;
         let own = self
             .store
@@ -410,6 +397,102 @@ impl<P: Peer> Agent<P> {
         let version = Version { round, groups };
         self.store.receive(name, model, &version).await?;
         Ok(version.groups)
+    }
+}
+
+/// What a site needs before it asks for its first round.
+struct Ready {
+    study: Study,
+    participant: Participant,
+    participation: Participation,
+    worker: Worker,
+    protection: Option<Protection>,
+    standing: Standing,
+}
+
+impl Ready {
+    /// Checks what the study would spend, makes the work, and accepts the study unless it was accepted `before`.
+    async fn make(
+        errand: &Errand,
+        store: &SiteStore,
+        study: Study,
+        document: &[u8],
+        participant: Participant,
+        before: Option<Accepted>,
+        make_work: MakeWork,
+    ) -> Result<Self, AgentError> {
+        let standing = Standing::read(store).await?;
+        let protection = Protection::of(&study, &participant, errand.budget)?;
+        // A study that was accepted before may have something to send or to fetch that costs nothing any more.
+        if let (None, Some(protection)) = (&before, &protection) {
+            protection.admit(&standing, &protection.one_step())?;
+        }
+        let (worker, begin) = Worker::start(make_work, &study, &participant).await?;
+        let Begin {
+            initial,
+            preparation,
+        } = begin;
+        if let (None, Some(protection)) = (&before, &protection) {
+            let cost = worker.round_cost();
+            let cost = cost.ok_or_else(|| Refusal::Missing(study.name.clone()))?;
+            protection.admit(&standing, cost)?;
+            if let Err(short) = protection.fits_as_a_whole(&standing) {
+                warn!(error.code = short.code(), %short, "the study will halt here before its end");
+            }
+        }
+        let participation = match before {
+            Some(accepted) if changed(&accepted, preparation.as_ref()) => {
+                return Err(AgentError::CohortChanged { study: study.name });
+            }
+            Some(accepted) => accepted.participation,
+            None => {
+                leaving::stays(&study, &participant, &initial)?;
+                let preparation =
+                    preparation.map(|p| serde_json::to_string(&p).expect("plain numbers and text"));
+                store
+                    .accept(&study, document, &initial, preparation.as_deref())
+                    .await?;
+                info!(study = %study.name, digest = %study.digest(), "study accepted");
+                Participation::new(&study)
+            }
+        };
+        Ok(Self {
+            study,
+            participant,
+            participation,
+            worker,
+            protection,
+            standing,
+        })
+    }
+
+    fn agent<P>(self, errand: Errand, store: SiteStore, peer: P, halted: bool) -> Agent<P> {
+        let Self {
+            study,
+            participant,
+            participation,
+            worker,
+            protection,
+            standing,
+        } = self;
+        Agent {
+            shared: study.shared_groups(&participant),
+            lengths: study.manifest.group_lengths(),
+            errand,
+            store,
+            peer,
+            study,
+            participant,
+            participation,
+            worker,
+            protection,
+            standing: Arc::new(standing),
+            halted,
+            plan: None,
+            known: None,
+            digests: BTreeMap::new(),
+            delivered: None,
+        }
     }
 }
 

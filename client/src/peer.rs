@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
 use consilium_ops::{ExitCode, OperatorError};
-use consilium_rounds::{Assignment, Sealed};
+use consilium_rounds::{Assignment, Sealed, Withdrawal};
 use dp_rs::plan::Transcript;
 
 /// The aggregation server, as a site sees it.
@@ -50,6 +50,22 @@ pub trait Peer: Send {
         update: Arc<ModelVector>,
         privacy: Option<Transcript>,
     ) -> impl Future<Output = Result<bool, PeerError>> + Send;
+
+    /// Tells the server that this site does not go on; it is recorded there when this returns.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    fn withdraw(
+        &mut self,
+        study: Digest,
+        withdrawal: &Withdrawal,
+    ) -> impl Future<Output = Result<(), PeerError>> + Send;
+
+    /// Tells the server that this site, which had withdrawn, takes part again.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    fn rejoin(&mut self, study: Digest) -> impl Future<Output = Result<(), PeerError>> + Send;
 }
 
 /// What a site says when it asks for work.

@@ -17,10 +17,10 @@ use consilium_proto::consortium_client::ConsortiumClient;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyRequest, GroupChunk,
-    GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UpdateHeader, UploadMessage,
-    assignment_from_wire, digest_to_wire,
+    GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, RejoinRequest, UpdateHeader,
+    UploadMessage, WithdrawRequest, assignment_from_wire, digest_to_wire, withdrawal_to_wire,
 };
-use consilium_rounds::{Assignment, Sealed};
+use consilium_rounds::{Assignment, Sealed, Withdrawal};
 use dp_rs::plan::Transcript;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -200,6 +200,24 @@ impl GrpcServer {
             Err(_) => Err(self.took_too_long("the upload", limit)),
         }
     }
+
+    async fn try_withdraw(&mut self, request: &WithdrawRequest) -> Result<(), Failure> {
+        let mut client = self.client().await?;
+        match timeout(CALL, client.withdraw(request.clone())).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("withdrawing", CALL)),
+        }
+    }
+
+    async fn try_rejoin(&mut self, request: &RejoinRequest) -> Result<(), Failure> {
+        let mut client = self.client().await?;
+        match timeout(CALL, client.rejoin(request.clone())).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("coming back", CALL)),
+        }
+    }
 }
 
 impl Peer for GrpcServer {
@@ -275,6 +293,29 @@ impl Peer for GrpcServer {
         loop {
             match self.try_upload(&header, &update).await {
                 Ok(already_stored) => return Ok(already_stored),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn withdraw(&mut self, study: Digest, withdrawal: &Withdrawal) -> Result<(), PeerError> {
+        let request = withdrawal_to_wire(&study, withdrawal);
+        let mut patience = self.patience();
+        loop {
+            match self.try_withdraw(&request).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn rejoin(&mut self, study: Digest) -> Result<(), PeerError> {
+        let study = digest_to_wire(&study);
+        let request = RejoinRequest { study };
+        let mut patience = self.patience();
+        loop {
+            match self.try_rejoin(&request).await {
+                Ok(()) => return Ok(()),
                 Err(failure) => self.pause(&mut patience, failure).await?,
             }
         }

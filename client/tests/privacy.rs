@@ -82,7 +82,8 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
         epsilon: 100.0,
         delta: None,
     });
-    let server = real.consortium.serve(ServerState::of(study, initial)).await;
+    let state = ServerState::of(study, initial);
+    let server = real.consortium.serve(Arc::clone(&state)).await;
     let config = real.config("a");
     let text = std::fs::read_to_string(&config).unwrap();
     let text = text.replace("localhost:7443", &server.address);
@@ -117,25 +118,36 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
         let config = config.clone();
         move || program(&config, &["run", "--exit-when-finished"])
     });
-    let halted = tokio::select! {
-        ended = others => panic!("the others finished: {ended:?}"),
-        halted = halted => halted.unwrap(),
-    };
-    for ended in [halted, run()] {
-        let error = &ended.json["error"];
-        assert_eq!(
-            (ended.exit, &error["code"]),
-            (5, &json!("privacy_budget_exhausted")),
-            "{}",
-            ended.log
-        );
-        assert!(
-            near(&error["details"]["spent"], cost(&agreement, 2)),
-            "{error}"
-        );
-        assert_eq!(error["details"]["agreed"], limit);
-        assert_eq!(error["details"]["budget_of"], "site");
+    // The others do not wait for the deadline of the round that this site does not begin.
+    let (others, halted) = tokio::join!(others, halted);
+    let halted = halted.unwrap();
+    let error = &halted.json["error"];
+    assert_eq!(
+        (halted.exit, &error["code"]),
+        (5, &json!("privacy_budget_exhausted")),
+        "{}",
+        halted.log
+    );
+    assert!(
+        near(&error["details"]["spent"], cost(&agreement, 2)),
+        "{error}"
+    );
+    assert_eq!(error["details"]["agreed"], limit);
+    assert_eq!(error["details"]["budget_of"], "site");
+    for outcome in others {
+        assert_eq!(outcome.unwrap().rounds_used, consortium::ROUNDS);
     }
+    {
+        let inner = state.inner();
+        let third = &inner.coordination.closed[2];
+        let why = &third.why_missing[&consortium::site("a")];
+        assert_eq!(
+            why.to_string(),
+            "withdrawn: privacy_budget_exhausted, the privacy budget does not cover the next round"
+        );
+    }
+    // What was trained without it can still be taken home, and costs nothing.
+    assert_eq!(run().exit, 0);
 
     let ledger = real.folder().join("ledger.json");
     let shown = program(

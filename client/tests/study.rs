@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consilium_core::{Digest, ModelVector, SiteId, StudyId};
-use consilium_rounds::{Assignment, Outcome as RoundOutcome, Sealed};
+use consilium_rounds::{Assignment, Outcome as RoundOutcome, Sealed, Withdrawal};
 use consilium_site::outcome::Outcome;
 use consilium_site::peer::{Peer, PeerError, Question, Wanted};
 use consilium_site::work::MetricValue;
@@ -291,6 +291,14 @@ impl<P> Stopping<P> {
 }
 
 impl<P: Peer + Sync> Peer for Stopping<P> {
+    async fn withdraw(&mut self, study: Digest, withdrawal: &Withdrawal) -> Result<(), PeerError> {
+        self.inner.withdraw(study, withdrawal).await
+    }
+
+    async fn rejoin(&mut self, study: Digest) -> Result<(), PeerError> {
+        self.inner.rejoin(study).await
+    }
+
     async fn study(&mut self, name: &StudyId) -> Result<Vec<u8>, PeerError> {
         self.inner.study(name).await
     }

@@ -2,7 +2,7 @@
 
 use consilium_core::clock::Timestamp;
 use consilium_core::{Digest, GroupName, RoundPlan};
-use consilium_rounds::Assignment;
+use consilium_rounds::{Assignment, Withdrawal};
 
 use crate::generated::{self, assignment_reply::End};
 
@@ -110,6 +110,31 @@ fn group_from_wire(group: &generated::GroupDigest) -> Result<(GroupName, Digest)
     let field = "groups.group";
     let name = group.group.parse().map_err(|_| BadMessage { field })?;
     Ok((name, digest_from_wire(&group.digest, "groups.digest")?))
+}
+
+/// A withdrawal for the wire.
+#[must_use]
+pub fn withdrawal_to_wire(study: &Digest, withdrawal: &Withdrawal) -> generated::WithdrawRequest {
+    generated::WithdrawRequest {
+        study: digest_to_wire(study),
+        round: withdrawal.round,
+        attempt: withdrawal.attempt,
+        code: withdrawal.code.clone(),
+        reason: withdrawal.reason.clone(),
+        may_return: withdrawal.may_return,
+    }
+}
+
+/// A withdrawal from the wire, as it was said.
+#[must_use]
+pub fn withdrawal_from_wire(request: generated::WithdrawRequest) -> Withdrawal {
+    Withdrawal {
+        round: request.round,
+        attempt: request.attempt,
+        code: request.code,
+        reason: request.reason,
+        may_return: request.may_return,
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use consilium_core::clock::Clock;
 use consilium_core::{Digest, GroupName, Participant, RoundPlan, SiteId, Study};
 use consilium_proto::Refused;
 use consilium_rounds::{
-    Assignment, Cause, Coordination, Effect, Event, Outcome, Phase, RejectUpdate,
+    Assignment, Cause, Coordination, Effect, Event, Outcome, Phase, RejectUpdate, Withdrawal,
 };
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
 use tokio::sync::{Mutex, oneshot, watch};
@@ -162,14 +162,24 @@ impl Consortium {
 
     /// Sites that need something from the ended study yet.
     async fn unserved(&self) -> Vec<String> {
-        let failed = self.coordination.lock().await.failure().is_some();
+        let (failed, gone) = {
+            let coordination = self.coordination.lock().await;
+            let withdrawn = coordination.withdrawn.iter();
+            let gone: BTreeSet<SiteId> = withdrawn
+                .filter(|(_, withdrawal)| !withdrawal.may_return)
+                .map(|(site, _)| site.clone())
+                .collect();
+            (coordination.failure().is_some(), gone)
+        };
         let served = self.served.lock().await;
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let needs = |participant: &&Participant| {
             let has = served.get(&participant.site);
             let shared = self.study.shared_groups(participant);
             let complete = has.is_some_and(|has| shared.is_subset(has));
-            !complete && (!failed || heard.contains(&participant.site))
+            !complete
+                && !gone.contains(&participant.site)
+                && (!failed || heard.contains(&participant.site))
         };
         let waiting = self.study.sites.iter().filter(needs);
         waiting
@@ -244,9 +254,24 @@ impl Consortium {
             return Ok(());
         }
         self.store.save(&next, coordination.closed.len()).await?;
+        for (site, withdrawal) in &next.withdrawn {
+            if coordination.withdrawn.get(site) != Some(withdrawal) {
+                let Withdrawal { round, attempt, .. } = withdrawal;
+                let (code, reason) = (&withdrawal.code, &withdrawal.reason);
+                tracing::warn!(%site, round, attempt, error.code = code, reason, "site withdrew");
+            }
+        }
+        for site in coordination.withdrawn.keys() {
+            if !next.withdrawn.contains_key(site) {
+                tracing::info!(%site, "site returned");
+            }
+        }
         for record in &next.closed[coordination.closed.len()..] {
             let contributors = record.received.len();
             let (round, attempt, missing) = (record.round, record.attempt, record.missing.len());
+            for (site, why) in &record.why_missing {
+                tracing::warn!(round, attempt, %site, why = %why, "site missing");
+            }
             let outcome = serde_json::to_string(&record.outcome).unwrap_or_default();
             tracing::info!(
                 round,
@@ -455,7 +480,9 @@ impl Consortium {
         wanted.extend(committed.take(2));
         match &coordination.phase {
             Phase::Training { received, .. } => wanted.extend(received.values()),
-            Phase::Aggregating { plan, contributors } => {
+            Phase::Aggregating {
+                plan, contributors, ..
+            } => {
                 wanted.insert(plan.model);
                 wanted.extend(contributors.values());
             }

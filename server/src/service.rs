@@ -12,10 +12,11 @@ use consilium_proto::consortium_server::Consortium as Calls;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AssignmentReply, AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyReply,
-    GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UpdateHeader,
-    UploadMessage, UploadReply, ValueChunk, assignment_to_wire, digest_from_wire,
+    GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, RejoinReply,
+    RejoinRequest, UpdateHeader, UploadMessage, UploadReply, ValueChunk, WithdrawReply,
+    WithdrawRequest, assignment_to_wire, digest_from_wire, withdrawal_from_wire,
 };
-use consilium_rounds::{Assignment, RejectUpdate};
+use consilium_rounds::{Assignment, Event, RejectUpdate};
 use consilium_store::server::{BlobWriter, ServerStoreError};
 use consilium_strategies::check_values;
 use sha2::{Digest as _, Sha256};
@@ -185,7 +186,7 @@ impl Calls for Service {
         let site = participant.site.clone();
         let superseded = self.0.begin_upload(&site);
         let reply = tokio::select! {
-            reply = self.upload(participant, request.into_inner()) => reply,
+            reply = self.upload_noted(participant, request.into_inner()) => reply,
             _ = superseded => Err(refuse_for_now(
                 "upload_superseded",
                 "another upload of this site began: it sends one at a time",
@@ -193,6 +194,31 @@ impl Calls for Service {
             )),
         };
         logged(&site, reply)
+    }
+
+    async fn withdraw(&self, request: Request<WithdrawRequest>) -> Reply<WithdrawReply> {
+        let site = self.caller(&request)?.site;
+        let asked = request.into_inner();
+        logged(&site, self.check_study(&asked.study))?;
+        let withdrawal = withdrawal_from_wire(asked);
+        if let Err(invalid) = withdrawal.check() {
+            let hint = "use programs of one version on both sides";
+            return logged(
+                &site,
+                Err(refuse(invalid.code(), &invalid.to_string(), hint)),
+            );
+        }
+        let event = Event::Withdrawn { site, withdrawal };
+        self.0.take(event).await.map_err(store_failed)?;
+        Ok(Response::new(WithdrawReply {}))
+    }
+
+    async fn rejoin(&self, request: Request<RejoinRequest>) -> Reply<RejoinReply> {
+        let site = self.caller(&request)?.site;
+        logged(&site, self.check_study(&request.into_inner().study))?;
+        let event = Event::Returned { site };
+        self.0.take(event).await.map_err(store_failed)?;
+        Ok(Response::new(RejoinReply {}))
     }
 }
 
@@ -292,7 +318,8 @@ impl Service {
         Ok(Response::new(Box::pin(stream)))
     }
 
-    async fn upload(
+    /// As [`Service::upload`]; a refusal that stands is recorded with the open round.
+    async fn upload_noted(
         &self,
         participant: Participant,
         mut messages: Streaming<UploadMessage>,
@@ -301,6 +328,29 @@ impl Service {
             Some(Message::Header(header)) => header,
             _ => return Err(malformed(BadMessage { field: "header" })),
         };
+        let (site, round, attempt) = (participant.site.clone(), header.round, header.attempt);
+        let reply = self.upload(participant, header, messages).await;
+        if let Err(status) = &reply
+            && let Some(refused) = Refused::from_status(status)
+            && !refused.retryable
+        {
+            let event = Event::UpdateRefused {
+                site,
+                round,
+                attempt,
+                code: refused.code,
+            };
+            self.0.take(event).await.map_err(store_failed)?;
+        }
+        reply
+    }
+
+    async fn upload(
+        &self,
+        participant: Participant,
+        header: UpdateHeader,
+        mut messages: Streaming<UploadMessage>,
+    ) -> Reply<UploadReply> {
         let digest = self.check_header(&participant, &header)?;
         let (site, round, attempt) = (participant.site.clone(), header.round, header.attempt);
         let admitted = self

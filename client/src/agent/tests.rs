@@ -217,6 +217,86 @@ async fn a_site_halts_where_its_budget_ends_and_stays_halted() {
 }
 
 #[tokio::test]
+async fn a_site_that_halts_says_so_and_what_it_says_is_on_its_disk_before() {
+    let site = Site::with(cost(3).next_down()).await;
+    let (server, work) = (site.server("first"), Work::private());
+    site.refused(&server, &work).await;
+    let told = server.script.lock().unwrap().told.clone();
+    let [(withdrawal, durable)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert!(durable);
+    assert_eq!((withdrawal.round, withdrawal.attempt), (3, 1));
+    assert_eq!(withdrawal.code, "privacy_budget_exhausted");
+    assert!(!withdrawal.may_return);
+    let halt = site.store.halted(&server.study.name).await.unwrap();
+    assert!(halt.unwrap().told);
+}
+
+#[tokio::test]
+async fn a_process_killed_before_it_told_of_its_halt_leaves_that_to_the_next_one() {
+    let site = Site::with(cost(3).next_down()).await;
+    let (server, work) = (site.server("first"), Work::private());
+    server.script.lock().unwrap().dies_before_withdrawal = 1;
+    site.refused(&server, &work).await;
+    let name = &server.study.name;
+    let halt = site.store.halted(name).await.unwrap().unwrap();
+    assert!(!halt.told);
+    assert!(server.script.lock().unwrap().told.is_empty());
+    // The next process tells it first; with a higher budget it then takes part again, and says that too.
+    let enough = Site {
+        budget: Some(SiteBudget {
+            epsilon: cost(3),
+            delta: Some(DELTA),
+        }),
+        ..site
+    };
+    enough.run(&server, &work).await.unwrap();
+    let (told, returned) = {
+        let script = server.script.lock().unwrap();
+        (script.told.clone(), script.returned)
+    };
+    assert_eq!(told, [(halt.withdrawal, true)]);
+    assert_eq!(returned, 1);
+    assert_eq!(enough.store.halted(name).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_study_that_is_not_accepted_is_declined_in_words_without_numbers() {
+    let mut site = Site::with(cost(1).next_down()).await;
+    let (server, work) = (site.server("first"), Work::private());
+    site.refused(&server, &work).await;
+    site.budget = None;
+    site.refused(&server, &work).await;
+    let open = Server::new(study("open", None), &site.store);
+    site.budget = Some(SiteBudget {
+        epsilon: 1.0,
+        delta: None,
+    });
+    site.refused(&open, &Work::open()).await;
+    let mut told = server.script.lock().unwrap().told.clone();
+    told.append(&mut open.script.lock().unwrap().told);
+    let said: Vec<_> = (told.iter())
+        .map(|(withdrawal, _)| (withdrawal.code.as_str(), withdrawal.may_return))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("privacy_budget_exhausted", false),
+            ("privacy_budget_not_set", true),
+            ("privacy_unprotected_study", false)
+        ]
+    );
+    for (withdrawal, durable) in told {
+        assert!(durable);
+        assert_eq!((withdrawal.round, withdrawal.attempt), (0, 0));
+        withdrawal.check().unwrap();
+        let digits = withdrawal.reason.chars().any(|c| c.is_ascii_digit());
+        assert!(!digits, "{}", withdrawal.reason);
+    }
+}
+
+#[tokio::test]
 async fn a_second_study_starts_from_what_the_first_has_spent() {
     let site = Site::with(cost(5)).await;
     let work = Work::private();

@@ -17,8 +17,9 @@ use consilium_proto::consortium_server::{Consortium, ConsortiumServer};
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AssignmentReply, AwaitAssignmentRequest, DownloadGroupRequest, GetStudyReply, GetStudyRequest,
-    MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UploadMessage, UploadReply, ValueChunk,
-    assignment_to_wire, digest_from_wire,
+    MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, RejoinReply, RejoinRequest, UploadMessage,
+    UploadReply, ValueChunk, WithdrawReply, WithdrawRequest, assignment_to_wire, digest_from_wire,
+    withdrawal_from_wire,
 };
 use consilium_rounds::{Assignment, Coordination, Effect, Event};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -484,5 +485,28 @@ impl Consortium for Service {
         }
         self.0.version.send_modify(|version| *version += 1);
         Ok(Response::new(UploadReply { already_stored }))
+    }
+
+    async fn withdraw(
+        &self,
+        request: Request<WithdrawRequest>,
+    ) -> Result<Response<WithdrawReply>, Status> {
+        let site = caller(&request);
+        let withdrawal = withdrawal_from_wire(request.into_inner());
+        withdrawal
+            .check()
+            .map_err(|invalid| refuse(invalid.code(), &invalid.to_string()))?;
+        self.0.inner().take(Event::Withdrawn { site, withdrawal });
+        self.0.version.send_modify(|version| *version += 1);
+        Ok(Response::new(WithdrawReply {}))
+    }
+
+    async fn rejoin(
+        &self,
+        request: Request<RejoinRequest>,
+    ) -> Result<Response<RejoinReply>, Status> {
+        let site = caller(&request);
+        self.0.inner().take(Event::Returned { site });
+        Ok(Response::new(RejoinReply {}))
     }
 }

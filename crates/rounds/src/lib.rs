@@ -10,8 +10,10 @@
 
 mod coordination;
 mod participation;
+mod withdrawal;
 
 pub use coordination::{
     Cause, Coordination, Effect, Event, Outcome, Phase, RejectUpdate, RoundRecord, Unexpected,
 };
 pub use participation::{Assignment, Participation, RefusePlan, Sealed, SiteEffect};
+pub use withdrawal::{InvalidWithdrawal, Missing, Withdrawal};

@@ -95,10 +95,12 @@ pub struct StoredMetric {
 }
 
 mod error;
+mod halt;
 mod privacy;
 mod rows;
 
 pub use error::SiteStoreError;
+pub use halt::Halt;
 pub use privacy::PrivacyEvent;
 use rows::json;
 

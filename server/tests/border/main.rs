@@ -10,3 +10,4 @@ mod rounds;
 mod statements;
 mod storage;
 mod uploads;
+mod withdrawals;

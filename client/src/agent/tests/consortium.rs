@@ -10,7 +10,7 @@ use consilium_core::study::{
 };
 use consilium_core::vector::values_to_bytes;
 use consilium_core::{ModelManifest, Seed, TensorSpec};
-use consilium_rounds::Assignment;
+use consilium_rounds::{Assignment, Withdrawal};
 use dp_rs::adjacency::Adjacency;
 use dp_rs::agreement::Agreement;
 use dp_rs::clipping::ClipRule;
@@ -143,6 +143,12 @@ pub struct Script {
     /// Uploads during which the process is killed, before and after the update has arrived.
     pub dies_before: u32,
     pub dies_after: u32,
+    /// Withdrawals during which the process is killed.
+    pub dies_before_withdrawal: u32,
+    /// Withdrawals that came, and whether each was on the site's disk by then.
+    pub told: Vec<(Withdrawal, bool)>,
+    /// Returns that came.
+    pub returned: u32,
 }
 
 impl Script {
@@ -240,6 +246,23 @@ impl Peer for Server {
             return Err(killed());
         }
         Ok(known)
+    }
+
+    async fn withdraw(&mut self, _: Digest, withdrawal: &Withdrawal) -> Result<(), PeerError> {
+        if self.dies(|script| &mut script.dies_before_withdrawal) {
+            return Err(PeerError::Nonsense("killed".into()));
+        }
+        // What the disk says at this moment.
+        let halt = self.store.halted(&self.study.name).await.unwrap();
+        let durable = halt.is_some_and(|halt| halt.withdrawal == *withdrawal);
+        let mut script = self.script.lock().unwrap();
+        script.told.push((withdrawal.clone(), durable));
+        Ok(())
+    }
+
+    async fn rejoin(&mut self, _: Digest) -> Result<(), PeerError> {
+        self.script.lock().unwrap().returned += 1;
+        Ok(())
     }
 }
 
