@@ -6,6 +6,7 @@
 //!
 //! It does not know how messages travel ([`Peer`]) or how the network learns ([`LocalWork`]).
 
+mod countersigned;
 mod error;
 mod faults;
 mod halting;
@@ -18,10 +19,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use consilium_core::clock::Clock;
 use consilium_core::{
     Digest, GroupName, ModelVector, Participant, RoundPlan, SiteId, Study, StudyId,
 };
-use consilium_rounds::{Participation, Sealed, SiteEffect};
+use consilium_rounds::{LedgerHead, Participation, Sealed, SiteEffect};
 use consilium_store::site::{Accepted, Fate, SiteStore, Version};
 use tracing::{info, warn};
 
@@ -31,7 +33,7 @@ use worker::{Begin, Worker};
 
 use crate::outcome::Outcome;
 use crate::pause::pause;
-use crate::peer::{Attempt, Peer, PeerError, Question, Wanted};
+use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
 use crate::preparation::Preparation;
 use crate::privacy::{Protection, Refusal, SiteBudget, Standing, row};
 use crate::work::{LocalWork, WorkError};
@@ -58,6 +60,8 @@ pub struct Agent<P> {
     errand: Errand,
     store: SiteStore,
     peer: P,
+    /// What the entries of the ledger are dated by.
+    clock: Arc<dyn Clock>,
     study: Study,
     participant: Participant,
     shared: BTreeSet<GroupName>,
@@ -70,8 +74,10 @@ pub struct Agent<P> {
     standing: Arc<Standing>,
     /// Whether this site had stopped, in this process or an earlier one, and has not gone on since.
     halted: bool,
-    /// The plan that is being followed.
+    /// The plan that the server has told of last.
     plan: Option<RoundPlan>,
+    /// The head of this site's ledger that the server has counter-signed to this process.
+    confirmed: Option<LedgerHead>,
     /// The attempt that the server has told of.
     known: Option<Attempt>,
     /// Digests of the shared groups in the model that the server's last answer names.
@@ -97,6 +103,7 @@ impl<P: Peer> Agent<P> {
         errand: Errand,
         store: SiteStore,
         mut peer: P,
+        clock: Arc<dyn Clock>,
         make_work: MakeWork,
     ) -> Result<Joined<P>, AgentError> {
         let before = store.accepted(&errand.study).await?;
@@ -139,7 +146,7 @@ impl<P: Peer> Agent<P> {
         );
         match ready.await {
             Ok(ready) => {
-                let agent = ready.agent(errand, store, peer, halted.is_some());
+                let agent = ready.agent(errand, store, peer, clock, halted.is_some());
                 Ok(Joined::Agent(Box::new(agent)))
             }
             Err(error) => {
@@ -200,6 +207,13 @@ impl<P: Peer> Agent<P> {
             known: self.known,
         };
         let assignment = self.peer.assignment(&question).await?;
+        if assignment.plan.is_some() {
+            self.plan.clone_from(&assignment.plan);
+        }
+        // Before anything is trained, or sent again.
+        if let Some(receipt) = &assignment.ledger {
+            self.countersigned(receipt).await?;
+        }
         let mut participation = self.participation.clone();
         let effects = participation.assigned(&self.study, &assignment)?;
         self.known = assignment.plan.as_ref().map(|plan| Attempt {
@@ -239,7 +253,6 @@ impl<P: Peer> Agent<P> {
     async fn train(&mut self, plan: &RoundPlan) -> Result<(), AgentError> {
         let (round, attempt) = (plan.round, plan.attempt);
         info!(round, attempt, "round received");
-        self.plan = Some(plan.clone());
         let admitted = self.admitted().await?;
         self.go_on().await?;
         let global = self.model(plan.model, round - 1).await?;
@@ -254,7 +267,7 @@ impl<P: Peer> Agent<P> {
         let digest = trained.update.sha256();
         let upload = participation.seal(plan, digest);
         let record = self.record(plan, admitted.as_ref(), trained.privacy, digest)?;
-        let entry = record.map(|record| self.standing.ledger.following(record));
+        let entry = record.map(|record| self.entry(record));
         let (name, store) = (self.study.name.clone(), self.store.clone());
         let event = entry.as_ref().map(|entry| row(&name, entry));
         let (update, local) = (&trained.update, &trained.local);
@@ -300,18 +313,33 @@ impl<P: Peer> Agent<P> {
             .into());
         }
         let (study, site) = (self.participation.study, &self.errand.site);
+        let ledger = self.ledger_head();
+        let is_private = privacy.is_some();
         match self
             .peer
-            .upload(study, site, sealed, Arc::clone(&update), privacy)
+            .upload(study, site, sealed, Arc::clone(&update), privacy, ledger)
             .await
         {
-            Ok(already_stored) => {
+            Ok(Uploaded {
+                already_stored,
+                ledger,
+            }) => {
                 if !already_stored {
                     let bytes = 4 * update.len() as u64;
                     self.store.count_delivered(name, bytes).await?;
                 }
                 self.delivered = Some(sealed);
                 info!(round, attempt, already_stored, "update uploaded");
+                match ledger {
+                    Some(receipt) => self.countersigned(&receipt).await?,
+                    None if is_private => {
+                        warn!(
+                            round,
+                            attempt, "the server has not counter-signed the ledger"
+                        );
+                    }
+                    None => {}
+                }
                 Ok(())
             }
             Err(error) if error.is_too_late() => {
@@ -422,6 +450,7 @@ impl Ready {
         make_work: MakeWork,
     ) -> Result<Self, AgentError> {
         let standing = Standing::read(store).await?;
+        standing.check_all()?;
         let protection = Protection::of(&study, &participant, errand.budget)?;
         // A study that was accepted before may have something to send or to fetch that costs nothing any more.
         if let (None, Some(protection)) = (&before, &protection) {
@@ -466,7 +495,14 @@ impl Ready {
         })
     }
 
-    fn agent<P>(self, errand: Errand, store: SiteStore, peer: P, halted: bool) -> Agent<P> {
+    fn agent<P>(
+        self,
+        errand: Errand,
+        store: SiteStore,
+        peer: P,
+        clock: Arc<dyn Clock>,
+        halted: bool,
+    ) -> Agent<P> {
         let Self {
             study,
             participant,
@@ -481,6 +517,7 @@ impl Ready {
             errand,
             store,
             peer,
+            clock,
             study,
             participant,
             participation,
@@ -489,6 +526,7 @@ impl Ready {
             standing: Arc::new(standing),
             halted,
             plan: None,
+            confirmed: None,
             known: None,
             digests: BTreeMap::new(),
             delivered: None,

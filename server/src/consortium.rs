@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use consilium_certs::{CertificateError, Signer};
 use consilium_core::clock::Clock;
 use consilium_core::{Digest, GroupName, Participant, RoundPlan, SiteId, Study};
 use consilium_proto::Refused;
 use consilium_rounds::{
-    Assignment, Cause, Coordination, Effect, Event, Outcome, Phase, RejectUpdate, Withdrawal,
+    Assignment, Cause, Coordination, Countersigned, Effect, Event, LedgerHead, Outcome, Phase,
+    Receipt, RejectUpdate, Withdrawal,
 };
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
 use tokio::sync::{Mutex, oneshot, watch};
@@ -46,6 +48,10 @@ pub struct Consortium {
     digests: Mutex<BTreeMap<Digest, Arc<GroupDigests>>>,
     /// What each site has of the ended study.
     served: Mutex<BTreeMap<SiteId, BTreeSet<GroupName>>>,
+    /// The highest head that each site has shown of its privacy ledger, as it is stored.
+    ledgers: Mutex<BTreeMap<SiteId, LedgerHead>>,
+    /// Signs what is said about them.
+    signer: Signer,
     /// Sites that have asked this process for work.
     heard: std::sync::Mutex<BTreeSet<SiteId>>,
     /// Nobody needs this server any more.
@@ -65,12 +71,14 @@ impl Consortium {
         store: ServerStore,
         blobs: Blobs,
         clock: Arc<dyn Clock>,
+        signer: Signer,
     ) -> Result<Arc<Self>, ServerStoreError> {
         let coordination = store.load_or_create(&study).await?;
         if !blobs.contains(&study.initial_model_sha256) && coordination.committed_rounds() == 0 {
             store_initial(initial, &study, &blobs)?;
         }
         let served = store.served().await?;
+        let ledgers = store.ledger_heads().await?;
         let effects = coordination.resume();
         let consortium = Arc::new(Self {
             document: serde_json::to_vec(&study).expect("plain numbers and text"),
@@ -86,6 +94,8 @@ impl Consortium {
             changes: watch::Sender::new(0),
             digests: Mutex::default(),
             served: Mutex::new(served),
+            ledgers: Mutex::new(ledgers),
+            signer,
             heard: std::sync::Mutex::default(),
             finished: watch::Sender::new(false),
             tasks: std::sync::Mutex::default(),
@@ -233,7 +243,54 @@ impl Consortium {
             plan: coordination.open_plan().cloned(),
             end: coordination.end(),
             groups: BTreeMap::new(),
+            ledger: None,
         }
+    }
+
+    /// Takes the head of a site's privacy ledger: it is stored when this returns true. False for a ledger behind
+    /// the one that was seen before.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`]; then the former head stands.
+    pub async fn keep_ledger_head(
+        &self,
+        site: &SiteId,
+        ledger: LedgerHead,
+    ) -> Result<bool, ServerStoreError> {
+        let mut ledgers = self.ledgers.lock().await;
+        match ledgers.get(site) {
+            Some(known) if *known == ledger => return Ok(true),
+            Some(known) if !ledger.follows(known) => return Ok(false),
+            _ => {}
+        }
+        self.store.keep_ledger_head(site, &ledger).await?;
+        ledgers.insert(site.clone(), ledger);
+        Ok(true)
+    }
+
+    /// The signed word about a site's ledger; nothing before its first head.
+    ///
+    /// # Errors
+    /// [`CertificateError`] when signing fails.
+    pub async fn receipt(&self, site: &SiteId) -> Result<Option<Receipt>, CertificateError> {
+        let Some(ledger) = self.ledgers.lock().await.get(site).copied() else {
+            return Ok(None);
+        };
+        let said = Countersigned {
+            study: self.digest,
+            site: site.clone(),
+            ledger,
+            at: self.clock.now(),
+        };
+        // Cannot fail: plain numbers and text.
+        let statement = serde_json::to_vec(&said).expect("a statement serialises");
+        let signature = self.signer.sign(&Receipt::signed_bytes(&statement))?;
+        Ok(Some(Receipt {
+            statement,
+            scheme: signature.scheme,
+            signature: signature.bytes,
+            certificate: Vec::new(),
+        }))
     }
 
     /// Takes an event: the new state is stored before its effects are carried out.

@@ -67,9 +67,15 @@ impl Refusal {
                 false,
             ),
             Self::NoSiteBudget { .. } => ("no privacy budget is set", true),
+            Self::LedgerBehind { .. } => (
+                "the privacy ledger is behind the one that the server has counter-signed",
+                true,
+            ),
             Self::BrokenLedger(_) | Self::UnreadableEntry { .. } => {
                 ("the privacy ledger is not as it was written", true)
             }
+            // Of the command that settles a ledger.
+            Self::NothingToSettle | Self::TooFewSettled { .. } => ("the ledger is settled", true),
             Self::Missing(_) | Self::OtherSteps { .. } | Self::NotRecorded { .. } => {
                 ("training did not do what was agreed", false)
             }
@@ -77,7 +83,9 @@ impl Refusal {
     }
 }
 
-/// Tells the server of a halt that an earlier process recorded and may not have told.
+/// Tells the server of a halt that an earlier process recorded and may not have told. One that would end this site's
+/// part for good is left to the next plan, which repeats it unless somebody has put it in order since: a study must
+/// not end because of what is no longer so.
 pub(super) async fn tell_again<P: Peer>(
     store: &SiteStore,
     peer: &mut P,
@@ -86,7 +94,7 @@ pub(super) async fn tell_again<P: Peer>(
 ) -> Result<Option<Halt>, AgentError> {
     let halt = store.halted(study).await?;
     match &halt {
-        Some(halt) if !halt.told && halt.digest == digest => {
+        Some(halt) if !halt.told && halt.withdrawal.may_return && halt.digest == digest => {
             tell(store, peer, study, digest, &halt.withdrawal).await;
         }
         _ => {}

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use consilium_core::clock::SystemClock;
 use consilium_core::study::{
     Aggregation, ModelChoice, PrivacyMode, Randomness, Schedule, WeightRule,
 };
@@ -245,7 +246,8 @@ impl Real {
             metrics_file: self.folder().join(format!("state-{name}/metrics.json")),
             budget: self.budget,
         };
-        Agent::join(errand, self.store(name).await, peer, work).await
+        let clock = Arc::new(SystemClock);
+        Agent::join(errand, self.store(name).await, peer, clock, work).await
     }
 
     /// Runs the whole study with every site; what each ended with, in name order.

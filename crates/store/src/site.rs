@@ -97,6 +97,7 @@ pub struct StoredMetric {
 mod error;
 mod halt;
 mod privacy;
+mod receipts;
 mod rows;
 
 pub use error::SiteStoreError;

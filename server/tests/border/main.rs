@@ -5,6 +5,7 @@
 mod consortium;
 
 mod downloads;
+mod ledgers;
 mod peers;
 mod rounds;
 mod statements;
