@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod identity;
 mod peer;
+mod sign;
 mod tls;
 
 pub use authority::{Authority, Validity};
@@ -17,4 +18,5 @@ pub use error::CertificateError;
 pub use files::{read_certificates, write_private, write_public};
 pub use identity::Identity;
 pub use peer::{Peer, Role};
+pub use sign::{Signature, Signer, verify};
 pub use tls::{client_config, server_config};

@@ -11,7 +11,7 @@ use crate::files::read_certificates;
 use crate::{CertificateError, Identity};
 
 /// The one place that chooses the cryptographic provider.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 

@@ -6,8 +6,10 @@
 //!
 //! It does not know how messages travel ([`Peer`]) or how the network learns ([`LocalWork`]).
 
+mod countersigned;
 mod error;
 mod faults;
+mod halting;
 mod leaving;
 mod spending;
 mod worker;
@@ -17,10 +19,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use consilium_core::clock::Clock;
 use consilium_core::{
     Digest, GroupName, ModelVector, Participant, RoundPlan, SiteId, Study, StudyId,
 };
-use consilium_rounds::{Participation, Sealed, SiteEffect};
+use consilium_rounds::{LedgerHead, Participation, Sealed, SiteEffect};
 use consilium_store::site::{Accepted, Fate, SiteStore, Version};
 use tracing::{info, warn};
 
@@ -30,7 +33,7 @@ use worker::{Begin, Worker};
 
 use crate::outcome::Outcome;
 use crate::pause::pause;
-use crate::peer::{Attempt, Peer, PeerError, Question, Wanted};
+use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
 use crate::preparation::Preparation;
 use crate::privacy::{CohortFacts, Protection, Refusal, SiteBudget, Standing, row};
 use crate::work::{LocalWork, WorkError};
@@ -59,6 +62,8 @@ pub struct Agent<P> {
     errand: Errand,
     store: SiteStore,
     peer: P,
+    /// What the entries of the ledger are dated by.
+    clock: Arc<dyn Clock>,
     study: Study,
     participant: Participant,
     shared: BTreeSet<GroupName>,
@@ -69,6 +74,12 @@ pub struct Agent<P> {
     protection: Option<Protection>,
     /// What this site has spent, as it lies in the store.
     standing: Arc<Standing>,
+    /// Whether this site had stopped, in this process or an earlier one, and has not gone on since.
+    halted: bool,
+    /// The plan that the server has told of last.
+    plan: Option<RoundPlan>,
+    /// The head of this site's ledger that the server has counter-signed to this process.
+    confirmed: Option<LedgerHead>,
     /// The attempt that the server has told of.
     known: Option<Attempt>,
     /// Digests of the shared groups in the model that the server's last answer names.
@@ -94,6 +105,7 @@ impl<P: Peer> Agent<P> {
         errand: Errand,
         store: SiteStore,
         mut peer: P,
+        clock: Arc<dyn Clock>,
         make_work: MakeWork,
     ) -> Result<Joined<P>, AgentError> {
         let before = store.accepted(&errand.study).await?;
@@ -123,63 +135,27 @@ impl<P: Peer> Agent<P> {
                 site: errand.site,
             });
         };
-        let standing = Standing::read(&store).await?;
-        let protection = Protection::of(&study, &participant, errand.budget, &errand.cohort)?;
-        // A study that was accepted before may have something to send or to fetch that costs nothing any more.
-        if let (None, Some(protection)) = (&before, &protection) {
-            protection.admit(&standing, &protection.one_step())?;
-        }
-        let (worker, begin) = Worker::start(make_work, &study, &participant).await?;
-        let Begin {
-            initial,
-            preparation,
-        } = begin;
-        if let (None, Some(protection)) = (&before, &protection) {
-            let cost = worker.round_cost();
-            let cost = cost.ok_or_else(|| Refusal::Missing(study.name.clone()))?;
-            protection.admit(&standing, cost)?;
-            if let Some(sites) = protection.sites().filter(|sites| *sites < FEW_SITES) {
-                warn!(
-                    sites,
-                    "whole sites hide in each other badly below {FEW_SITES} sites: expect a useless model"
-                );
-            }
-            if let Err(short) = protection.fits_as_a_whole(&standing) {
-                warn!(error.code = short.code(), %short, "the study will halt here before its end");
-            }
-        }
-        let participation = match before {
-            Some(accepted) if changed(&accepted, preparation.as_ref()) => {
-                return Err(AgentError::CohortChanged { study: study.name });
-            }
-            Some(accepted) => accepted.participation,
-            None => {
-                leaving::stays(&study, &participant, &initial)?;
-                let preparation =
-                    preparation.map(|p| serde_json::to_string(&p).expect("plain numbers and text"));
-                store
-                    .accept(&study, &document, &initial, preparation.as_deref())
-                    .await?;
-                info!(study = %study.name, digest = %digest, "study accepted");
-                Participation::new(&study)
-            }
-        };
-        Ok(Joined::Agent(Box::new(Self {
-            shared: study.shared_groups(&participant),
-            lengths: study.manifest.group_lengths(),
-            errand,
-            store,
-            peer,
+        let name = study.name.clone();
+        let halted = halting::tell_again(&store, &mut peer, &name, digest).await?;
+        let ready = Ready::make(
+            &errand,
+            &store,
             study,
+            &document,
             participant,
-            participation,
-            worker,
-            protection,
-            standing: Arc::new(standing),
-            known: None,
-            digests: BTreeMap::new(),
-            delivered: None,
-        })))
+            before,
+            make_work,
+        );
+        match ready.await {
+            Ok(ready) => {
+                let agent = ready.agent(errand, store, peer, clock, halted.is_some());
+                Ok(Joined::Agent(Box::new(agent)))
+            }
+            Err(error) => {
+                halting::halt(&store, &mut peer, &name, digest, None, &error).await;
+                Err(error)
+            }
+        }
     }
 
     /// Follows the study to its end.
@@ -187,6 +163,16 @@ impl<P: Peer> Agent<P> {
     /// # Errors
     /// [`AgentError`]; a new agent on the same store goes on where this one stopped.
     pub async fn run(mut self) -> Result<Outcome, AgentError> {
+        let ended = self.follow().await;
+        if let Err(error) = &ended {
+            let (name, digest) = (&self.study.name, self.participation.study);
+            let plan = self.plan.as_ref();
+            halting::halt(&self.store, &mut self.peer, name, digest, plan, error).await;
+        }
+        ended
+    }
+
+    async fn follow(&mut self) -> Result<Outcome, AgentError> {
         let mut refusals = 0;
         loop {
             match self.step().await {
@@ -223,6 +209,13 @@ impl<P: Peer> Agent<P> {
             known: self.known,
         };
         let assignment = self.peer.assignment(&question).await?;
+        if assignment.plan.is_some() {
+            self.plan.clone_from(&assignment.plan);
+        }
+        // Before anything is trained, or sent again.
+        if let Some(receipt) = &assignment.ledger {
+            self.countersigned(receipt).await?;
+        }
         let mut participation = self.participation.clone();
         let effects = participation.assigned(&self.study, &assignment)?;
         self.known = assignment.plan.as_ref().map(|plan| Attempt {
@@ -263,6 +256,7 @@ impl<P: Peer> Agent<P> {
         let (round, attempt) = (plan.round, plan.attempt);
         info!(round, attempt, "round received");
         let admitted = self.admitted().await?;
+        self.go_on().await?;
         let global = self.model(plan.model, round - 1).await?;
         let own = self
             .store
@@ -275,7 +269,7 @@ impl<P: Peer> Agent<P> {
         let digest = trained.update.sha256();
         let upload = participation.seal(plan, digest);
         let record = self.record(plan, admitted.as_ref(), trained.privacy, digest)?;
-        let entry = record.map(|record| self.standing.ledger.following(record));
+        let entry = record.map(|record| self.entry(record));
         let (name, store) = (self.study.name.clone(), self.store.clone());
         let event = entry.as_ref().map(|entry| row(&name, entry));
         let (update, local) = (&trained.update, &trained.local);
@@ -321,18 +315,33 @@ impl<P: Peer> Agent<P> {
             .into());
         }
         let (study, site) = (self.participation.study, &self.errand.site);
+        let ledger = self.ledger_head();
+        let is_private = privacy.is_some();
         match self
             .peer
-            .upload(study, site, sealed, Arc::clone(&update), privacy)
+            .upload(study, site, sealed, Arc::clone(&update), privacy, ledger)
             .await
         {
-            Ok(already_stored) => {
+            Ok(Uploaded {
+                already_stored,
+                ledger,
+            }) => {
                 if !already_stored {
                     let bytes = 4 * update.len() as u64;
                     self.store.count_delivered(name, bytes).await?;
                 }
                 self.delivered = Some(sealed);
                 info!(round, attempt, already_stored, "update uploaded");
+                match ledger {
+                    Some(receipt) => self.countersigned(&receipt).await?,
+                    None if is_private => {
+                        warn!(
+                            round,
+                            attempt, "the server has not counter-signed the ledger"
+                        );
+                    }
+                    None => {}
+                }
                 Ok(())
             }
             Err(error) if error.is_too_late() => {
@@ -418,6 +427,118 @@ impl<P: Peer> Agent<P> {
         let version = Version { round, groups };
         self.store.receive(name, model, &version).await?;
         Ok(version.groups)
+    }
+}
+
+/// What a site needs before it asks for its first round.
+struct Ready {
+    study: Study,
+    participant: Participant,
+    participation: Participation,
+    worker: Worker,
+    protection: Option<Protection>,
+    standing: Standing,
+}
+
+impl Ready {
+    /// Checks what the study would spend, makes the work, and accepts the study unless it was accepted `before`.
+    async fn make(
+        errand: &Errand,
+        store: &SiteStore,
+        study: Study,
+        document: &[u8],
+        participant: Participant,
+        before: Option<Accepted>,
+        make_work: MakeWork,
+    ) -> Result<Self, AgentError> {
+        let standing = Standing::read(store).await?;
+        standing.check_all()?;
+        let protection = Protection::of(&study, &participant, errand.budget, &errand.cohort)?;
+        // A study that was accepted before may have something to send or to fetch that costs nothing any more.
+        if let (None, Some(protection)) = (&before, &protection) {
+            protection.admit(&standing, &protection.one_step())?;
+        }
+        let (worker, begin) = Worker::start(make_work, &study, &participant).await?;
+        let Begin {
+            initial,
+            preparation,
+        } = begin;
+        if let (None, Some(protection)) = (&before, &protection) {
+            let cost = worker.round_cost();
+            let cost = cost.ok_or_else(|| Refusal::Missing(study.name.clone()))?;
+            protection.admit(&standing, cost)?;
+            if let Some(sites) = protection.sites().filter(|sites| *sites < FEW_SITES) {
+                warn!(
+                    sites,
+                    "whole sites hide in each other badly below {FEW_SITES} sites: expect a useless model"
+                );
+            }
+            if let Err(short) = protection.fits_as_a_whole(&standing) {
+                warn!(error.code = short.code(), %short, "the study will halt here before its end");
+            }
+        }
+        let participation = match before {
+            Some(accepted) if changed(&accepted, preparation.as_ref()) => {
+                return Err(AgentError::CohortChanged { study: study.name });
+            }
+            Some(accepted) => accepted.participation,
+            None => {
+                leaving::stays(&study, &participant, &initial)?;
+                let preparation =
+                    preparation.map(|p| serde_json::to_string(&p).expect("plain numbers and text"));
+                store
+                    .accept(&study, document, &initial, preparation.as_deref())
+                    .await?;
+                info!(study = %study.name, digest = %study.digest(), "study accepted");
+                Participation::new(&study)
+            }
+        };
+        Ok(Self {
+            study,
+            participant,
+            participation,
+            worker,
+            protection,
+            standing,
+        })
+    }
+
+    fn agent<P>(
+        self,
+        errand: Errand,
+        store: SiteStore,
+        peer: P,
+        clock: Arc<dyn Clock>,
+        halted: bool,
+    ) -> Agent<P> {
+        let Self {
+            study,
+            participant,
+            participation,
+            worker,
+            protection,
+            standing,
+        } = self;
+        Agent {
+            shared: study.shared_groups(&participant),
+            lengths: study.manifest.group_lengths(),
+            errand,
+            store,
+            peer,
+            clock,
+            study,
+            participant,
+            participation,
+            worker,
+            protection,
+            standing: Arc::new(standing),
+            halted,
+            plan: None,
+            confirmed: None,
+            known: None,
+            digests: BTreeMap::new(),
+            delivered: None,
+        }
     }
 }
 

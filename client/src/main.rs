@@ -8,6 +8,7 @@ use consilium_core::StudyId;
 use consilium_data::Part;
 use consilium_ops::{Format, OperatorError, output};
 use consilium_site::commands;
+use consilium_site::privacy::Decision;
 
 /// The agent of one hospital: trains on its own records and sends only what the study shares.
 #[derive(Parser)]
@@ -48,7 +49,7 @@ enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
-    /// Look at the privacy ledger: what was spent of the privacy of this site's patients.
+    /// The privacy ledger: what was spent of the privacy of this site's patients, and what is missing from it.
     Privacy {
         #[command(subcommand)]
         command: PrivacyCommand,
@@ -83,6 +84,23 @@ enum PrivacyCommand {
         /// `consilium privacy`.
         #[arg(long)]
         export: Option<PathBuf>,
+    },
+    /// Charge releases that the server has counter-signed and that are missing from this ledger, after a backup was
+    /// restored, say. Each is charged as the costliest release that is known here. Cannot be taken back.
+    ///
+    /// Example: consilium-site privacy settle --config site.toml --releases 2 --reason "disk replaced, backup of 3 May"
+    Settle {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// Releases to charge: at least those that `privacy show` says are missing.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        releases: u64,
+        /// Why the ledger is behind; kept in it.
+        #[arg(long)]
+        reason: String,
+        /// Say what would be charged, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -192,6 +210,18 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
         Command::Privacy {
             command: PrivacyCommand::Show { config, export },
         } => commands::privacy::show(&config.config, export.as_deref(), format),
+        Command::Privacy {
+            command:
+                PrivacyCommand::Settle {
+                    config,
+                    releases,
+                    reason,
+                    dry_run,
+                },
+        } => {
+            let decision = Decision { releases, reason };
+            commands::privacy::settle(&config.config, &decision, dry_run, format)
+        }
         Command::Config {
             command: ConfigCommand::Check { config },
         } => commands::check(&config.config, format),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
 use consilium_ops::{ExitCode, OperatorError};
-use consilium_rounds::{Assignment, Sealed};
+use consilium_rounds::{Assignment, LedgerHead, Receipt, Sealed, Withdrawal};
 use dp_rs::plan::Transcript;
 
 /// The aggregation server, as a site sees it.
@@ -38,7 +38,8 @@ pub trait Peer: Send {
         wanted: &Wanted,
     ) -> impl Future<Output = Result<Vec<f32>, PeerError>> + Send;
 
-    /// Delivers a sealed update, with the private steps that made it if there were any; returns whether the server had it before.
+    /// Delivers a sealed update, with the private steps that made it if there were any, and shows the head of the
+    /// ledger that holds them.
     ///
     /// # Errors
     /// [`PeerError`]; [`PeerError::is_too_late`] for a round that closed in the meantime.
@@ -49,7 +50,33 @@ pub trait Peer: Send {
         sealed: Sealed,
         update: Arc<ModelVector>,
         privacy: Option<Transcript>,
-    ) -> impl Future<Output = Result<bool, PeerError>> + Send;
+        ledger: Option<LedgerHead>,
+    ) -> impl Future<Output = Result<Uploaded, PeerError>> + Send;
+
+    /// Tells the server that this site does not go on; it is recorded there when this returns.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    fn withdraw(
+        &mut self,
+        study: Digest,
+        withdrawal: &Withdrawal,
+    ) -> impl Future<Output = Result<(), PeerError>> + Send;
+
+    /// Tells the server that this site, which had withdrawn, takes part again.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    fn rejoin(&mut self, study: Digest) -> impl Future<Output = Result<(), PeerError>> + Send;
+}
+
+/// What the server says of an update that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uploaded {
+    /// Whether it had the update before.
+    pub already_stored: bool,
+    /// The head of this site's ledger that it has stored, signed by it.
+    pub ledger: Option<Receipt>,
 }
 
 /// What a site says when it asks for work.

@@ -6,6 +6,7 @@
 //!   folder was ever used with. Whether two cohorts share patients cannot be known here; they are counted as if
 //!   they did, and a cohort under a new name does not start anew.
 //! * [`Statement`] is a number with everything that must be said beside it.
+//! * [`settlement`] charges releases that a server has counter-signed and this ledger does not hold.
 //! * [`Refusal`] is why a round or a study is not begun.
 //!
 //! Nothing here computes a gradient or opens a connection: the agent asks before it trains, and stores the entry
@@ -13,6 +14,7 @@
 
 mod protection;
 mod refusal;
+mod settle;
 mod standing;
 mod statement;
 
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use protection::Protection;
 pub(crate) use protection::record;
 pub use refusal::{NotSimulated, Refusal, Whose};
+pub use settle::{Decision, settlement};
 pub use standing::Standing;
 pub(crate) use standing::row;
 pub use statement::{SIMULATION, Statement};

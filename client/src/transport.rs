@@ -10,6 +10,7 @@ mod patience;
 use std::sync::Arc;
 use std::time::Duration;
 
+use consilium_certs::Signature;
 use consilium_core::study::PROTOCOL_VERSION;
 use consilium_core::vector::{bytes_to_values, values_to_bytes};
 use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
@@ -17,10 +18,11 @@ use consilium_proto::consortium_client::ConsortiumClient;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyRequest, GroupChunk,
-    GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UpdateHeader, UploadMessage,
-    assignment_from_wire, digest_to_wire,
+    GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, RejoinRequest, UpdateHeader,
+    UploadMessage, WithdrawRequest, assignment_from_wire, digest_to_wire, head_to_wire,
+    receipt_from_wire, withdrawal_to_wire,
 };
-use consilium_rounds::{Assignment, Sealed};
+use consilium_rounds::{Assignment, LedgerHead, Receipt, Sealed, Withdrawal};
 use dp_rs::plan::Transcript;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -30,7 +32,7 @@ pub use connection::ServerAddress;
 use connection::{Connector, NotConnected};
 use patience::Patience;
 
-use crate::peer::{Attempt, Peer, PeerError, Question, Wanted};
+use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
 
 /// The aggregation server, over the network.
 pub struct GrpcServer {
@@ -149,7 +151,11 @@ impl GrpcServer {
         };
         let limit = LONG_POLL + CALL;
         match timeout(limit, client.await_assignment(request)).await {
-            Ok(Ok(reply)) => Ok(assignment_from_wire(&reply.into_inner())?),
+            Ok(Ok(reply)) => {
+                let mut assignment = assignment_from_wire(&reply.into_inner())?;
+                assignment.ledger = self.verified(assignment.ledger)?;
+                Ok(assignment)
+            }
             Ok(Err(status)) => Err(self.failed(&status)),
             Err(_) => Err(self.took_too_long("waiting for work", limit)),
         }
@@ -186,7 +192,7 @@ impl GrpcServer {
         &mut self,
         header: &UpdateHeader,
         update: &Arc<ModelVector>,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Uploaded, Failure> {
         let mut client = self.client().await?;
         let first = UploadMessage {
             message: Some(Message::Header(header.clone())),
@@ -195,9 +201,54 @@ impl GrpcServer {
         let mebibytes = (4 * update.len() as u64) >> 20;
         let limit = CALL + SLOWEST_MEBIBYTE * u32::try_from(mebibytes).unwrap_or(u32::MAX);
         match timeout(limit, client.upload_update(tokio_stream::iter(messages))).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner().already_stored),
+            Ok(Ok(reply)) => {
+                let reply = reply.into_inner();
+                let ledger = reply.ledger.as_ref().map(receipt_from_wire).transpose()?;
+                Ok(Uploaded {
+                    already_stored: reply.already_stored,
+                    ledger: self.verified(ledger)?,
+                })
+            }
             Ok(Err(status)) => Err(self.failed(&status)),
             Err(_) => Err(self.took_too_long("the upload", limit)),
+        }
+    }
+
+    /// A receipt that is signed with the key of the certificate which this connection has shown.
+    fn verified(&self, receipt: Option<Receipt>) -> Result<Option<Receipt>, Failure> {
+        let Some(mut receipt) = receipt else {
+            return Ok(None);
+        };
+        let signature = Signature {
+            scheme: receipt.scheme,
+            bytes: receipt.signature.clone(),
+        };
+        let certificate = self.connector.certificate();
+        let signed = Receipt::signed_bytes(&receipt.statement);
+        if let Err(error) = consilium_certs::verify(&certificate, &signed, &signature) {
+            return Err(nonsense(format!(
+                "its receipt of the privacy ledger: {error}"
+            )));
+        }
+        receipt.certificate = certificate;
+        Ok(Some(receipt))
+    }
+
+    async fn try_withdraw(&mut self, request: &WithdrawRequest) -> Result<(), Failure> {
+        let mut client = self.client().await?;
+        match timeout(CALL, client.withdraw(request.clone())).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("withdrawing", CALL)),
+        }
+    }
+
+    async fn try_rejoin(&mut self, request: &RejoinRequest) -> Result<(), Failure> {
+        let mut client = self.client().await?;
+        match timeout(CALL, client.rejoin(request.clone())).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("coming back", CALL)),
         }
     }
 }
@@ -251,7 +302,8 @@ impl Peer for GrpcServer {
         sealed: Sealed,
         update: Arc<ModelVector>,
         privacy: Option<Transcript>,
-    ) -> Result<bool, PeerError> {
+        ledger: Option<LedgerHead>,
+    ) -> Result<Uploaded, PeerError> {
         let header = UpdateHeader {
             study: digest_to_wire(&study),
             round: sealed.round,
@@ -270,11 +322,35 @@ impl Peer for GrpcServer {
             privacy: privacy.map_or_else(Vec::new, |transcript| {
                 serde_json::to_vec(&transcript).expect("a transcript serialises")
             }),
+            ledger: ledger.as_ref().map(head_to_wire),
         };
         let mut patience = self.patience();
         loop {
             match self.try_upload(&header, &update).await {
-                Ok(already_stored) => return Ok(already_stored),
+                Ok(uploaded) => return Ok(uploaded),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn withdraw(&mut self, study: Digest, withdrawal: &Withdrawal) -> Result<(), PeerError> {
+        let request = withdrawal_to_wire(&study, withdrawal);
+        let mut patience = self.patience();
+        loop {
+            match self.try_withdraw(&request).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn rejoin(&mut self, study: Digest) -> Result<(), PeerError> {
+        let study = digest_to_wire(&study);
+        let request = RejoinRequest { study };
+        let mut patience = self.patience();
+        loop {
+            match self.try_rejoin(&request).await {
+                Ok(()) => return Ok(()),
                 Err(failure) => self.pause(&mut patience, failure).await?,
             }
         }

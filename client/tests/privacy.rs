@@ -6,13 +6,14 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use consilium_site::agent::Joined;
+use consilium_site::agent::{AgentError, Joined};
+use consilium_site::config::SiteConfig;
 use consilium_site::privacy::SiteBudget;
 use consortium::real::{Real, private_study};
 use consortium::{SITES, ServerState, join_all};
 use dp_rs::agreement::Agreement;
 use dp_rs::event::Repeated;
-use dp_rs::ledger::{Entry, Ledger};
+use dp_rs::ledger::{Entry, Ledger, Moment};
 use serde_json::{Value, json};
 
 /// Local steps of a round of [`private_study`].
@@ -84,7 +85,8 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
         allow_simulation: true,
         trust_server_with_single_updates: false,
     });
-    let server = real.consortium.serve(ServerState::of(study, initial)).await;
+    let state = ServerState::of(study, initial);
+    let server = real.consortium.serve(Arc::clone(&state)).await;
     let config = real.config("a");
     let text = std::fs::read_to_string(&config).unwrap();
     let text = text.replace("localhost:7443", &server.address);
@@ -135,25 +137,42 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
         let config = config.clone();
         move || program(&config, &["run", "--exit-when-finished"])
     });
-    let halted = tokio::select! {
-        ended = others => panic!("the others finished: {ended:?}"),
-        halted = halted => halted.unwrap(),
-    };
-    for ended in [halted, run()] {
-        let error = &ended.json["error"];
-        assert_eq!(
-            (ended.exit, &error["code"]),
-            (5, &json!("privacy_budget_exhausted")),
-            "{}",
-            ended.log
-        );
-        assert!(
-            near(&error["details"]["spent"], cost(&agreement, 2)),
-            "{error}"
-        );
-        assert_eq!(error["details"]["agreed"], limit);
-        assert_eq!(error["details"]["budget_of"], "site");
+    // The quorum is all of them: the others are told at once, and do not wait for the deadline.
+    let (others, halted) = tokio::join!(others, halted);
+    let halted = halted.unwrap();
+    let error = &halted.json["error"];
+    assert_eq!(
+        (halted.exit, &error["code"]),
+        (5, &json!("privacy_budget_exhausted")),
+        "{}",
+        halted.log
+    );
+    assert!(
+        near(&error["details"]["spent"], cost(&agreement, 2)),
+        "{error}"
+    );
+    assert_eq!(error["details"]["agreed"], limit);
+    assert_eq!(error["details"]["budget_of"], "site");
+    for ended in others {
+        let Err(AgentError::StudyFailed(reason)) = ended else {
+            panic!("{ended:?}");
+        };
+        assert!(reason.contains("a (privacy_budget_exhausted)"), "{reason}");
     }
+    {
+        let inner = state.inner();
+        let third = &inner.coordination.closed[2];
+        let why = &third.why_missing[&consortium::site("a")];
+        assert_eq!(
+            why.to_string(),
+            "withdrawn: privacy_budget_exhausted, the privacy budget does not cover the next round"
+        );
+    }
+    let again = run();
+    assert_eq!(
+        (again.exit, &again.json["error"]["code"]),
+        (6, &json!("study_failed"))
+    );
 
     let ledger = real.folder().join("ledger.json");
     let shown = program(
@@ -162,6 +181,7 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
     );
     assert_eq!(shown.exit, 0, "{}", shown.log);
     let data = &shown.json["data"];
+    let mut dates = [Vec::new(), Vec::new()];
     for (statement, agreed) in [
         (&data["studies"][0], agreement.epsilon),
         (&data["total"], limit),
@@ -178,12 +198,20 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
         assert_eq!(statement["noise_levels"], json!(["fast"]));
         assert_eq!(statement["stamp"], "simulation");
         assert_eq!(statement["releases"], 2);
+        for (which, entry) in [("first", 0), ("last", 1)] {
+            let moment: Moment = statement[which].as_str().unwrap().parse().unwrap();
+            dates[entry].push(moment);
+        }
     }
     assert_eq!(data["entries"], 2);
 
     let entries: Vec<Entry> = serde_json::from_slice(&std::fs::read(&ledger).unwrap()).unwrap();
     let read = Ledger::from_entries(entries).unwrap();
     assert_eq!(data["head"], read.head());
+    assert_eq!(data["clock_went_back"], json!([]));
+    for (entry, dates) in read.entries().iter().zip(dates) {
+        assert_eq!(dates, [entry.at, entry.at]);
+    }
     let events = std::fs::read(real.folder().join("ledger.events.json")).unwrap();
     let events: Vec<Repeated> = serde_json::from_slice(&events).unwrap();
     assert_eq!(events, [agreement.plan.events(2 * STEPS)]);
@@ -202,4 +230,107 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
     ] {
         assert!(text.contains(words), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_whose_ledger_was_lost_sends_nothing_until_the_lost_release_is_charged() {
+    let rounds = u64::from(consortium::ROUNDS);
+    let agreement = agreement(rounds + 1);
+    let (study, initial) = private_study(&agreement);
+    let mut real = Real::new();
+    real.budget = Some(SiteBudget {
+        epsilon: 100.0,
+        delta: None,
+        allow_simulation: true,
+        trust_server_with_single_updates: false,
+    });
+    let state = ServerState::of(study, initial);
+    let server = real.consortium.serve(Arc::clone(&state)).await;
+    let config = real.config("a");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("localhost:7443", &server.address);
+    let budget = format!("[privacy]\nepsilon = 100.0\ndelta = {DELTA}\nallow_simulation = true\n");
+    std::fs::write(&config, format!("{text}{budget}")).unwrap();
+    let run = {
+        let config = config.clone();
+        move || program(&config, &["run", "--exit-when-finished"])
+    };
+
+    // The update arrives, and what comes back is not signed by the server.
+    state.inner().faults.forged_receipts = true;
+    let ended = run();
+    let error = &ended.json["error"];
+    assert_eq!(
+        (ended.exit, &error["code"]),
+        (1, &json!("server_protocol")),
+        "{}",
+        ended.log
+    );
+    state.inner().faults.forged_receipts = false;
+    let uploads = || state.inner().uploads[&consortium::site("a")];
+    assert_eq!(uploads(), 1);
+
+    let folder = SiteConfig::read(&config).unwrap().state;
+    std::fs::remove_dir_all(&folder).unwrap();
+    for _ in 0..2 {
+        let ended = run();
+        let error = &ended.json["error"];
+        assert_eq!(
+            (ended.exit, &error["code"]),
+            (5, &json!("privacy_ledger_behind")),
+            "{}",
+            ended.log
+        );
+        assert_eq!(error["details"]["missing"], 1);
+    }
+    assert_eq!(uploads(), 1);
+    let shown = || program(&config, &["privacy", "show"]).json["data"].clone();
+    let before = shown();
+    assert_eq!(
+        (&before["entries"], &before["missing"]),
+        (&json!(0), &json!(1))
+    );
+    assert_eq!(before["countersigned"][0]["length"], 1);
+    assert_eq!(before["countersigned"][0]["signature_fits"], true);
+
+    let reason = ["--reason", "the disk was replaced"];
+    let settle =
+        |words: &[&str]| program(&config, &[&["privacy", "settle"], words, &reason].concat());
+    let charged = settle(&["--releases", "1", "--dry-run"]);
+    assert_eq!(charged.exit, 0, "{}", charged.log);
+    assert!(near(
+        &charged.json["data"]["total"]["spent"],
+        cost(&agreement, 1)
+    ));
+    assert_eq!(shown(), before);
+    let charged = settle(&["--releases", "1"]);
+    assert_eq!(charged.exit, 0, "{}", charged.log);
+    let after = shown();
+    assert_eq!(
+        (&after["entries"], &after["missing"]),
+        (&json!(1), &json!(null))
+    );
+    assert!(near(&after["total"]["spent"], cost(&agreement, 1)));
+    let nothing = settle(&["--releases", "1"]);
+    assert_eq!(
+        (nothing.exit, &nothing.json["error"]["code"]),
+        (5, &json!("privacy_nothing_to_settle"))
+    );
+
+    // It goes on, to the end of the study, and has paid for one round more.
+    let others = join_all([SITES[1], SITES[2]].map(|name: &'static str| {
+        let (peer, real) = (real.consortium.peer(name, &server.address), &real);
+        async move {
+            let Joined::Agent(agent) = real.join(name, peer, &Arc::default()).await.unwrap() else {
+                panic!("{name} had finished before");
+            };
+            agent.run().await.unwrap()
+        }
+    }));
+    let (_, ended) = tokio::join!(others, tokio::task::spawn_blocking(run));
+    let ended = ended.unwrap();
+    assert_eq!(ended.exit, 0, "{}", ended.log);
+    let end = shown();
+    assert!(near(&end["total"]["spent"], cost(&agreement, rounds + 1)));
+    assert_eq!(end["missing"], json!(null));
 }

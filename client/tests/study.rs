@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consilium_core::{Digest, ModelVector, SiteId, StudyId};
-use consilium_rounds::{Assignment, Outcome as RoundOutcome, Sealed};
+use consilium_rounds::{Assignment, LedgerHead, Outcome as RoundOutcome, Sealed, Withdrawal};
 use consilium_site::outcome::Outcome;
-use consilium_site::peer::{Peer, PeerError, Question, Wanted};
+use consilium_site::peer::{Peer, PeerError, Question, Uploaded, Wanted};
 use consilium_site::work::MetricValue;
 use consortium::{Consortium, ROUNDS, SITES, ServerState, Toy, expected, site, wanted};
 use tokio::sync::Notify;
@@ -291,6 +291,14 @@ impl<P> Stopping<P> {
 }
 
 impl<P: Peer + Sync> Peer for Stopping<P> {
+    async fn withdraw(&mut self, study: Digest, withdrawal: &Withdrawal) -> Result<(), PeerError> {
+        self.inner.withdraw(study, withdrawal).await
+    }
+
+    async fn rejoin(&mut self, study: Digest) -> Result<(), PeerError> {
+        self.inner.rejoin(study).await
+    }
+
     async fn study(&mut self, name: &StudyId) -> Result<Vec<u8>, PeerError> {
         self.inner.study(name).await
     }
@@ -313,13 +321,14 @@ impl<P: Peer + Sync> Peer for Stopping<P> {
         sealed: Sealed,
         update: Arc<ModelVector>,
         privacy: Option<dp_rs::plan::Transcript>,
-    ) -> Result<bool, PeerError> {
+        ledger: Option<LedgerHead>,
+    ) -> Result<Uploaded, PeerError> {
         if self.at == StopAt::BeforeUpload {
             self.stand_still().await;
         }
         let result = self
             .inner
-            .upload(study, site, sealed, update, privacy)
+            .upload(study, site, sealed, update, privacy, ledger)
             .await;
         if self.at == StopAt::AfterUpload {
             self.stand_still().await;

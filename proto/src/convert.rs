@@ -2,7 +2,7 @@
 
 use consilium_core::clock::Timestamp;
 use consilium_core::{Digest, GroupName, RoundPlan};
-use consilium_rounds::Assignment;
+use consilium_rounds::{Assignment, LedgerHead, Receipt, Withdrawal};
 
 use crate::generated::{self, assignment_reply::End};
 
@@ -81,6 +81,7 @@ pub fn assignment_to_wire(assignment: &Assignment) -> generated::AssignmentReply
                 digest: digest_to_wire(digest),
             })
             .collect(),
+        ledger: assignment.ledger.as_ref().map(receipt_to_wire),
     }
 }
 
@@ -103,6 +104,7 @@ pub fn assignment_from_wire(reply: &generated::AssignmentReply) -> Result<Assign
             .iter()
             .map(group_from_wire)
             .collect::<Result<_, _>>()?,
+        ledger: reply.ledger.as_ref().map(receipt_from_wire).transpose()?,
     })
 }
 
@@ -110,6 +112,81 @@ fn group_from_wire(group: &generated::GroupDigest) -> Result<(GroupName, Digest)
     let field = "groups.group";
     let name = group.group.parse().map_err(|_| BadMessage { field })?;
     Ok((name, digest_from_wire(&group.digest, "groups.digest")?))
+}
+
+/// A ledger's head for the wire.
+#[must_use]
+pub fn head_to_wire(ledger: &LedgerHead) -> generated::LedgerHead {
+    generated::LedgerHead {
+        length: ledger.length,
+        head: digest_to_wire(&ledger.head),
+    }
+}
+
+/// A ledger's head from the wire; it has at least one entry.
+///
+/// # Errors
+/// [`BadMessage`].
+pub fn head_from_wire(ledger: &generated::LedgerHead) -> Result<LedgerHead, BadMessage> {
+    // More entries than a database counts are none.
+    if ledger.length == 0 || i64::try_from(ledger.length).is_err() {
+        return Err(BadMessage {
+            field: "ledger.length",
+        });
+    }
+    Ok(LedgerHead {
+        length: ledger.length,
+        head: digest_from_wire(&ledger.head, "ledger.head")?,
+    })
+}
+
+/// A receipt for the wire; the connection shows the certificate.
+#[must_use]
+pub fn receipt_to_wire(receipt: &Receipt) -> generated::Receipt {
+    generated::Receipt {
+        statement: receipt.statement.clone(),
+        scheme: receipt.scheme.into(),
+        signature: receipt.signature.clone(),
+    }
+}
+
+/// A receipt from the wire, not verified, without the certificate.
+///
+/// # Errors
+/// [`BadMessage`] for a scheme that is none.
+pub fn receipt_from_wire(receipt: &generated::Receipt) -> Result<Receipt, BadMessage> {
+    let field = "receipt.scheme";
+    Ok(Receipt {
+        statement: receipt.statement.clone(),
+        scheme: u16::try_from(receipt.scheme).map_err(|_| BadMessage { field })?,
+        signature: receipt.signature.clone(),
+        certificate: Vec::new(),
+    })
+}
+
+/// A withdrawal for the wire.
+#[must_use]
+pub fn withdrawal_to_wire(study: &Digest, withdrawal: &Withdrawal) -> generated::WithdrawRequest {
+    generated::WithdrawRequest {
+        study: digest_to_wire(study),
+        round: withdrawal.round,
+        attempt: withdrawal.attempt,
+        code: withdrawal.code.clone(),
+        reason: withdrawal.reason.clone(),
+        may_return: withdrawal.may_return,
+    }
+}
+
+/// A withdrawal from the wire, as it was said.
+#[must_use]
+pub fn withdrawal_from_wire(request: generated::WithdrawRequest) -> Withdrawal {
+    Withdrawal {
+        round: request.round,
+        attempt: request.attempt,
+        code: request.code,
+        reason: request.reason,
+        may_return: request.may_return,
+    }
 }
 
 #[cfg(test)]
@@ -135,10 +212,25 @@ mod tests {
                 plan: Some(plan.clone()),
                 end,
                 groups: [("trunk".parse().unwrap(), Digest::of(b"trunk"))].into(),
+                ledger: Some(Receipt {
+                    statement: b"{}".to_vec(),
+                    scheme: 0x0403,
+                    signature: vec![1, 2],
+                    certificate: Vec::new(),
+                }),
             };
             let back = assignment_from_wire(&assignment_to_wire(&assignment));
             assert_eq!(back, Ok(assignment));
         }
         assert!(digest_from_wire(&[0; 31], "x").is_err());
+        let mut head = head_to_wire(&LedgerHead {
+            length: 3,
+            head: Digest::of(b"head"),
+        });
+        assert_eq!(head_from_wire(&head).unwrap().length, 3);
+        for length in [0, u64::MAX] {
+            head.length = length;
+            head_from_wire(&head).unwrap_err();
+        }
     }
 }

@@ -14,13 +14,14 @@ mod refused;
 
 pub use convert::{
     BadMessage, assignment_from_wire, assignment_to_wire, digest_from_wire, digest_to_wire,
-    plan_from_wire, plan_to_wire,
+    head_from_wire, head_to_wire, plan_from_wire, plan_to_wire, receipt_from_wire, receipt_to_wire,
+    withdrawal_from_wire, withdrawal_to_wire,
 };
 pub use generated::{
     AssignmentReply, Attempt, AwaitAssignmentRequest, DownloadGroupRequest, GetStudyReply,
-    GetStudyRequest, GroupChunk, GroupDigest, GroupLength, RoundPlan, UpdateHeader, UploadMessage,
-    UploadReply, ValueChunk, assignment_reply, consortium_client, consortium_server,
-    upload_message,
+    GetStudyRequest, GroupChunk, GroupDigest, GroupLength, LedgerHead, Receipt, RejoinReply,
+    RejoinRequest, RoundPlan, UpdateHeader, UploadMessage, UploadReply, ValueChunk, WithdrawReply,
+    WithdrawRequest, assignment_reply, consortium_client, consortium_server, upload_message,
 };
 pub use refused::Refused;
 

@@ -385,6 +385,7 @@ impl Update {
                 })
                 .into(),
             privacy: Vec::new(),
+            ledger: None,
         }
     }
 

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use consilium_certs::{CertificateError, Signer};
 use consilium_core::clock::Clock;
 use consilium_core::{Digest, GroupName, Participant, RoundPlan, SiteId, Study};
 use consilium_proto::Refused;
 use consilium_rounds::{
-    Assignment, Cause, Coordination, Effect, Event, Outcome, Phase, RejectUpdate,
+    Assignment, Cause, Coordination, Countersigned, Effect, Event, LedgerHead, Outcome, Phase,
+    Receipt, RejectUpdate, Withdrawal,
 };
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
 use tokio::sync::{Mutex, oneshot, watch};
@@ -46,6 +48,10 @@ pub struct Consortium {
     digests: Mutex<BTreeMap<Digest, Arc<GroupDigests>>>,
     /// What each site has of the ended study.
     served: Mutex<BTreeMap<SiteId, BTreeSet<GroupName>>>,
+    /// The highest head that each site has shown of its privacy ledger, as it is stored.
+    ledgers: Mutex<BTreeMap<SiteId, LedgerHead>>,
+    /// Signs what is said about them.
+    signer: Signer,
     /// Sites that have asked this process for work.
     heard: std::sync::Mutex<BTreeSet<SiteId>>,
     /// Nobody needs this server any more.
@@ -65,12 +71,14 @@ impl Consortium {
         store: ServerStore,
         blobs: Blobs,
         clock: Arc<dyn Clock>,
+        signer: Signer,
     ) -> Result<Arc<Self>, ServerStoreError> {
         let coordination = store.load_or_create(&study).await?;
         if !blobs.contains(&study.initial_model_sha256) && coordination.committed_rounds() == 0 {
             store_initial(initial, &study, &blobs)?;
         }
         let served = store.served().await?;
+        let ledgers = store.ledger_heads().await?;
         let effects = coordination.resume();
         let consortium = Arc::new(Self {
             document: serde_json::to_vec(&study).expect("plain numbers and text"),
@@ -86,6 +94,8 @@ impl Consortium {
             changes: watch::Sender::new(0),
             digests: Mutex::default(),
             served: Mutex::new(served),
+            ledgers: Mutex::new(ledgers),
+            signer,
             heard: std::sync::Mutex::default(),
             finished: watch::Sender::new(false),
             tasks: std::sync::Mutex::default(),
@@ -162,14 +172,24 @@ impl Consortium {
 
     /// Sites that need something from the ended study yet.
     async fn unserved(&self) -> Vec<String> {
-        let failed = self.coordination.lock().await.failure().is_some();
+        let (failed, gone) = {
+            let coordination = self.coordination.lock().await;
+            let withdrawn = coordination.withdrawn.iter();
+            let gone: BTreeSet<SiteId> = withdrawn
+                .filter(|(_, withdrawal)| !withdrawal.may_return)
+                .map(|(site, _)| site.clone())
+                .collect();
+            (coordination.failure().is_some(), gone)
+        };
         let served = self.served.lock().await;
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let needs = |participant: &&Participant| {
             let has = served.get(&participant.site);
             let shared = self.study.shared_groups(participant);
             let complete = has.is_some_and(|has| shared.is_subset(has));
-            !complete && (!failed || heard.contains(&participant.site))
+            !complete
+                && !gone.contains(&participant.site)
+                && (!failed || heard.contains(&participant.site))
         };
         let waiting = self.study.sites.iter().filter(needs);
         waiting
@@ -223,7 +243,54 @@ impl Consortium {
             plan: coordination.open_plan().cloned(),
             end: coordination.end(),
             groups: BTreeMap::new(),
+            ledger: None,
         }
+    }
+
+    /// Takes the head of a site's privacy ledger: it is stored when this returns true. False for a ledger behind
+    /// the one that was seen before.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`]; then the former head stands.
+    pub async fn keep_ledger_head(
+        &self,
+        site: &SiteId,
+        ledger: LedgerHead,
+    ) -> Result<bool, ServerStoreError> {
+        let mut ledgers = self.ledgers.lock().await;
+        match ledgers.get(site) {
+            Some(known) if *known == ledger => return Ok(true),
+            Some(known) if !ledger.follows(known) => return Ok(false),
+            _ => {}
+        }
+        self.store.keep_ledger_head(site, &ledger).await?;
+        ledgers.insert(site.clone(), ledger);
+        Ok(true)
+    }
+
+    /// The signed word about a site's ledger; nothing before its first head.
+    ///
+    /// # Errors
+    /// [`CertificateError`] when signing fails.
+    pub async fn receipt(&self, site: &SiteId) -> Result<Option<Receipt>, CertificateError> {
+        let Some(ledger) = self.ledgers.lock().await.get(site).copied() else {
+            return Ok(None);
+        };
+        let said = Countersigned {
+            study: self.digest,
+            site: site.clone(),
+            ledger,
+            at: self.clock.now(),
+        };
+        // Cannot fail: plain numbers and text.
+        let statement = serde_json::to_vec(&said).expect("a statement serialises");
+        let signature = self.signer.sign(&Receipt::signed_bytes(&statement))?;
+        Ok(Some(Receipt {
+            statement,
+            scheme: signature.scheme,
+            signature: signature.bytes,
+            certificate: Vec::new(),
+        }))
     }
 
     /// Takes an event: the new state is stored before its effects are carried out.
@@ -244,9 +311,24 @@ impl Consortium {
             return Ok(());
         }
         self.store.save(&next, coordination.closed.len()).await?;
+        for (site, withdrawal) in &next.withdrawn {
+            if coordination.withdrawn.get(site) != Some(withdrawal) {
+                let Withdrawal { round, attempt, .. } = withdrawal;
+                let (code, reason) = (&withdrawal.code, &withdrawal.reason);
+                tracing::warn!(%site, round, attempt, error.code = code, reason, "site withdrew");
+            }
+        }
+        for site in coordination.withdrawn.keys() {
+            if !next.withdrawn.contains_key(site) {
+                tracing::info!(%site, "site returned");
+            }
+        }
         for record in &next.closed[coordination.closed.len()..] {
             let contributors = record.received.len();
             let (round, attempt, missing) = (record.round, record.attempt, record.missing.len());
+            for (site, why) in &record.why_missing {
+                tracing::warn!(round, attempt, %site, why = %why, "site missing");
+            }
             let outcome = serde_json::to_string(&record.outcome).unwrap_or_default();
             tracing::info!(
                 round,
@@ -455,7 +537,9 @@ impl Consortium {
         wanted.extend(committed.take(2));
         match &coordination.phase {
             Phase::Training { received, .. } => wanted.extend(received.values()),
-            Phase::Aggregating { plan, contributors } => {
+            Phase::Aggregating {
+                plan, contributors, ..
+            } => {
                 wanted.insert(plan.model);
                 wanted.extend(contributors.values());
             }

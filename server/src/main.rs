@@ -10,7 +10,6 @@ use consilium_core::SiteId;
 use consilium_core::clock::SystemClock;
 use consilium_ops::stop::stopped;
 use consilium_ops::{Format, OperatorError, logging, output};
-use consilium_rounds::{Coordination, Outcome};
 use consilium_server::config::ServerConfig;
 use consilium_server::{commands, listen};
 
@@ -53,7 +52,7 @@ enum Command {
     /// The global model.
     #[command(subcommand)]
     Model(ModelCommand),
-    /// Rounds of the study: who took part, who was missing, how it ended.
+    /// Rounds of the study: who took part, who was missing and why, how it ended.
     #[command(subcommand)]
     Round(RoundCommand),
 }
@@ -123,7 +122,7 @@ enum ModelCommand {
 
 #[derive(Subcommand)]
 enum RoundCommand {
-    /// List the closed rounds.
+    /// List the closed rounds, and the sites that have withdrawn.
     List {
         /// Configuration file.
         #[arg(long)]
@@ -151,7 +150,7 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
         Command::Model(ModelCommand::Export { config, out }) => {
             commands::model::export(&config, &out, format)
         }
-        Command::Round(RoundCommand::List { config }) => rounds(&config, format),
+        Command::Round(RoundCommand::List { config }) => commands::round::list(&config, format),
     }
 }
 
@@ -229,37 +228,4 @@ fn certs(command: CertsCommand) -> Result<(), OperatorError> {
         }
     }
     Ok(())
-}
-
-fn rounds(config: &Path, format: Format) -> Result<(), OperatorError> {
-    let (_, coordination) = commands::stored(&ServerConfig::read(config)?)?;
-    output::print(format, &coordination, rounds_text);
-    Ok(())
-}
-
-fn rounds_text(coordination: &Coordination) -> String {
-    let mut text = String::new();
-    for record in coordination.closed.iter() {
-        let outcome = match &record.outcome {
-            Outcome::Committed { model } => format!("committed, model {model}"),
-            Outcome::QuorumMissed { received, quorum } => {
-                format!("failed: {received} updates, quorum {quorum}")
-            }
-            Outcome::SumFailed { code, problem } => format!("failed: {code}: {problem}"),
-        };
-        let missing: Vec<_> = record.missing.iter().map(ToString::to_string).collect();
-        let missing = if missing.is_empty() {
-            String::new()
-        } else {
-            format!("; missing {}", missing.join(", "))
-        };
-        text.push_str(&format!(
-            "round {} attempt {}: {} updates, {outcome}{missing}\n",
-            record.round,
-            record.attempt,
-            record.received.len()
-        ));
-    }
-    text.push_str(&format!("model {}", coordination.model));
-    text
 }

@@ -12,10 +12,12 @@ use consilium_proto::consortium_server::Consortium as Calls;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AssignmentReply, AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyReply,
-    GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UpdateHeader,
-    UploadMessage, UploadReply, ValueChunk, assignment_to_wire, digest_from_wire,
+    GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, RejoinReply,
+    RejoinRequest, UpdateHeader, UploadMessage, UploadReply, ValueChunk, WithdrawReply,
+    WithdrawRequest, assignment_to_wire, digest_from_wire, head_from_wire, receipt_to_wire,
+    withdrawal_from_wire,
 };
-use consilium_rounds::{Assignment, RejectUpdate};
+use consilium_rounds::{Assignment, Event, Receipt, RejectUpdate};
 use consilium_store::server::{BlobWriter, ServerStoreError};
 use consilium_strategies::check_values;
 use sha2::{Digest as _, Sha256};
@@ -157,7 +159,9 @@ impl Calls for Service {
                 if matches!(assignment.end, Some(Err(_))) {
                     self.0.count_served(&site, None).await;
                 }
-                let assignment = logged(&site, self.announce(&participant, assignment).await)?;
+                let announced = self.announce(&participant, assignment).await;
+                let mut assignment = logged(&site, announced)?;
+                assignment.ledger = logged(&site, self.receipt(&site).await)?;
                 return Ok(Response::new(assignment_to_wire(&assignment)));
             }
             // A closed channel cannot be: this call holds the consortium.
@@ -185,7 +189,7 @@ impl Calls for Service {
         let site = participant.site.clone();
         let superseded = self.0.begin_upload(&site);
         let reply = tokio::select! {
-            reply = self.upload(participant, request.into_inner()) => reply,
+            reply = self.upload_noted(participant, request.into_inner()) => reply,
             _ = superseded => Err(refuse_for_now(
                 "upload_superseded",
                 "another upload of this site began: it sends one at a time",
@@ -193,6 +197,31 @@ impl Calls for Service {
             )),
         };
         logged(&site, reply)
+    }
+
+    async fn withdraw(&self, request: Request<WithdrawRequest>) -> Reply<WithdrawReply> {
+        let site = self.caller(&request)?.site;
+        let asked = request.into_inner();
+        logged(&site, self.check_study(&asked.study))?;
+        let withdrawal = withdrawal_from_wire(asked);
+        if let Err(invalid) = withdrawal.check() {
+            let hint = "use programs of one version on both sides";
+            return logged(
+                &site,
+                Err(refuse(invalid.code(), &invalid.to_string(), hint)),
+            );
+        }
+        let event = Event::Withdrawn { site, withdrawal };
+        self.0.take(event).await.map_err(store_failed)?;
+        Ok(Response::new(WithdrawReply {}))
+    }
+
+    async fn rejoin(&self, request: Request<RejoinRequest>) -> Reply<RejoinReply> {
+        let site = self.caller(&request)?.site;
+        logged(&site, self.check_study(&request.into_inner().study))?;
+        let event = Event::Returned { site };
+        self.0.take(event).await.map_err(store_failed)?;
+        Ok(Response::new(RejoinReply {}))
     }
 }
 
@@ -292,7 +321,8 @@ impl Service {
         Ok(Response::new(Box::pin(stream)))
     }
 
-    async fn upload(
+    /// As [`Service::upload`]; a refusal that stands is recorded with the open round.
+    async fn upload_noted(
         &self,
         participant: Participant,
         mut messages: Streaming<UploadMessage>,
@@ -301,17 +331,50 @@ impl Service {
             Some(Message::Header(header)) => header,
             _ => return Err(malformed(BadMessage { field: "header" })),
         };
+        let (site, round, attempt) = (participant.site.clone(), header.round, header.attempt);
+        let reply = self.upload(participant, header, messages).await;
+        if let Err(status) = &reply
+            && let Some(refused) = Refused::from_status(status)
+            && !refused.retryable
+        {
+            let event = Event::UpdateRefused {
+                site,
+                round,
+                attempt,
+                code: refused.code,
+            };
+            self.0.take(event).await.map_err(store_failed)?;
+        }
+        reply
+    }
+
+    async fn upload(
+        &self,
+        participant: Participant,
+        header: UpdateHeader,
+        mut messages: Streaming<UploadMessage>,
+    ) -> Reply<UploadReply> {
         let digest = self.check_header(&participant, &header)?;
         let (site, round, attempt) = (participant.site.clone(), header.round, header.attempt);
+        // Before the values: what has left the site is in its ledger, whatever becomes of the update here.
+        if let Some(ledger) = &header.ledger {
+            let ledger = head_from_wire(ledger).map_err(malformed)?;
+            let kept = self.0.keep_ledger_head(&site, ledger).await;
+            if !kept.map_err(store_failed)? {
+                return Err(refuse(
+                    "privacy_ledger_behind",
+                    "the privacy ledger of this site is behind the one that it had shown",
+                    "see `consilium-site privacy settle`",
+                ));
+            }
+        }
         let admitted = self
             .0
             .admits(&site, (round, attempt), digest)
             .await
             .map_err(|rejection| rejected(&rejection))?;
         if !admitted {
-            return Ok(Response::new(UploadReply {
-                already_stored: true,
-            }));
+            return self.stored(&site, true).await;
         }
         let mut writer = self.0.blobs().create().map_err(store_failed)?;
         receive(&header, &mut messages, &mut writer).await?;
@@ -332,9 +395,24 @@ impl Service {
             .await
             .map_err(|rejection| rejected(&rejection))?;
         tracing::info!(%site, round, attempt, "update stored");
+        self.stored(&site, false).await
+    }
+
+    async fn stored(&self, site: &SiteId, already_stored: bool) -> Reply<UploadReply> {
+        let ledger = self.receipt(site).await?;
         Ok(Response::new(UploadReply {
-            already_stored: false,
+            already_stored,
+            ledger: ledger.as_ref().map(receipt_to_wire),
         }))
+    }
+
+    /// What this server has signed about the site's ledger.
+    async fn receipt(&self, site: &SiteId) -> Result<Option<Receipt>, Status> {
+        self.0.receipt(site).await.map_err(|error| {
+            tracing::error!(%error, error.code = error.code(), "receipt not signed");
+            let message = "the server cannot sign its receipt";
+            refuse(error.code(), message, error.hint())
+        })
     }
 
     /// Refuses an update of another site or study, or with other groups or lengths than agreed.

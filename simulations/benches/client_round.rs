@@ -259,7 +259,7 @@ async fn agent(folder: PathBuf, site: SiteId, address: String) {
         let work: Box<dyn LocalWork> = Box::new(Nothing);
         Ok(work)
     });
-    match Agent::join(errand, store, peer, work).await {
+    match Agent::join(errand, store, peer, Arc::new(SystemClock), work).await {
         Ok(Joined::Agent(agent)) => drop(agent.run().await.expect("a finished study")),
         Ok(Joined::Finished(_)) => unreachable!("the folder is new"),
         Err(error) => panic!("{error}"),

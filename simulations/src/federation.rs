@@ -195,6 +195,8 @@ impl InProcessServer<'_> {
             end: self.coordination.end(),
             // What a site takes here is the model itself.
             groups: BTreeMap::new(),
+            // Nobody restores a backup within one process.
+            ledger: None,
         }
     }
 

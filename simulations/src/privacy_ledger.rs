@@ -6,7 +6,7 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use consilium_ops::OperatorError;
 use dp_rs::accounting::AccountingError;
-use dp_rs::ledger::{Account, Entry, Ledger};
+use dp_rs::ledger::{Account, Entry, Ledger, Moment};
 use serde::Serialize;
 
 /// Which ledger, at which delta.
@@ -26,6 +26,8 @@ pub struct Audited {
     pub entries: usize,
     /// Hash of the newest entry.
     pub head: String,
+    /// Numbers of entries that are dated before the one before them: the site's clock was set back.
+    pub clock_went_back: Vec<u64>,
     /// The delta of every epsilon.
     pub delta: f64,
     /// One line a study.
@@ -46,6 +48,10 @@ pub struct Spent {
     pub adjacency: String,
     /// Releases, each with its steps.
     pub releases: usize,
+    /// When the first of them was written, in UTC.
+    pub first: Option<Moment>,
+    /// When the last of them was written.
+    pub last: Option<Moment>,
     /// By loss distributions.
     pub epsilon: f64,
     /// By Renyi divergences.
@@ -77,6 +83,7 @@ pub fn ledger(arguments: &LedgerArguments) -> Result<Audited, OperatorError> {
     Ok(Audited {
         entries: ledger.len(),
         head: ledger.head().to_owned(),
+        clock_went_back: ledger.clock_went_back(),
         delta: arguments.delta,
         studies,
         total: spent(None, &account, arguments.delta).map_err(at_file)?,
@@ -108,6 +115,7 @@ fn spent(study: Option<String>, account: &Account, delta: f64) -> Result<Spent, 
         OperatorError::configuration("privacy_accounting", error.to_string(), "see --delta")
     };
     let spending = account.spending(delta).map_err(refused)?;
+    let first_and_last = account.period().unzip();
     let (unit, adjacency) = account.protects().map_or_else(
         || ("nobody".to_owned(), "none".to_owned()),
         |(unit, adjacency)| (unit.to_string(), adjacency.to_string()),
@@ -117,6 +125,8 @@ fn spent(study: Option<String>, account: &Account, delta: f64) -> Result<Spent, 
         unit,
         adjacency,
         releases: account.releases(),
+        first: first_and_last.0,
+        last: first_and_last.1,
         epsilon: spending.map_or(0.0, |spending| spending.epsilon()),
         rdp_epsilon: spending.map_or(0.0, |spending| spending.cross_check.epsilon),
         simulation: account.is_simulated(),
@@ -149,9 +159,19 @@ impl Audited {
                 if spent.simulation { "SIMULATION" } else { "" }.into(),
             ]);
         }
-        format!(
-            "{table}\n\n{} entries, chain intact, head {}; delta {:e}, accountant PLD, cross-check RDP\n",
+        let period = match (self.total.first, self.total.last) {
+            (Some(first), Some(last)) => format!(" from {first} to {last}"),
+            _ => String::new(),
+        };
+        let mut text = format!(
+            "{table}\n\n{} entries{period}, chain intact, head {}; delta {:e}, accountant PLD, cross-check RDP\n",
             self.entries, self.head, self.delta
-        )
+        );
+        for sequence in &self.clock_went_back {
+            text.push_str(&format!(
+                "entry {sequence} is dated before the one before it: the site's clock was set back\n"
+            ));
+        }
+        text
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use consilium_core::{Digest, RoundPlan};
 use dp_rs::event::Repeated;
-use dp_rs::ledger::Record;
+use dp_rs::ledger::{Entry, Moment, Record};
 use dp_rs::plan::Transcript;
 
 use super::{Agent, AgentError};
@@ -26,6 +26,12 @@ impl<P: Peer> Agent<P> {
             .await
             .map_err(|_| AgentError::WorkPanicked)??;
         Ok(Some(cost.clone()))
+    }
+
+    /// The entry that is to hold `record`, dated now.
+    pub(super) fn entry(&self, record: Record) -> Entry {
+        let now = Moment::from_unix_milliseconds(self.clock.now().0);
+        self.standing.ledger.following(record, now)
     }
 
     /// What the ledger is to hold about the update of `plan`.

@@ -2,6 +2,9 @@
 
 mod consortium;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use consilium_core::clock::Timestamp;
 use consilium_core::study::PrivacyMode;
 use consilium_data::manifest::Origin;
 use consilium_ops::{ExitCode, OperatorError};
@@ -12,11 +15,12 @@ use dp_rs::release::{Against, ReleasePlan, ReleaseSettings};
 
 use super::faults::inject;
 use super::*;
-use crate::privacy::Whose;
+use crate::privacy::{Decision, Whose, settlement};
 use consortium::{
     Arrived, DELTA, ROUNDS, STEPS, Server, Work, agreement, cost, entries, hardened, plan,
     real_study, study,
 };
+use dp_rs::ledger::Moment;
 
 /// A site with a state folder.
 struct Site {
@@ -24,7 +28,20 @@ struct Site {
     folder: tempfile::TempDir,
     budget: Option<SiteBudget>,
     cohort: CohortFacts,
+    clock: Arc<Hand>,
 }
+
+/// A clock that goes on a second whenever it is looked at, and that a test moves.
+struct Hand(AtomicU64);
+
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.fetch_add(1000, Ordering::SeqCst))
+    }
+}
+
+/// 2026-03-01T12:00:00Z.
+const NOON: u64 = 1_772_366_400_000;
 
 impl Site {
     async fn with(epsilon: f64) -> Self {
@@ -47,6 +64,7 @@ impl Site {
                 origin: Origin::Simulated,
                 fitted: Vec::new(),
             },
+            clock: Arc::new(Hand(NOON.into())),
         }
     }
 
@@ -62,10 +80,12 @@ impl Site {
 
     /// One process, from its start to its end.
     async fn run(&self, server: &Server, work: &Work) -> Result<Outcome, AgentError> {
+        let (store, clock) = (self.store.clone(), Arc::clone(&self.clock));
         match Agent::join(
             self.errand(server),
-            self.store.clone(),
+            store,
             server.clone(),
+            clock,
             work.make(),
         )
         .await?
@@ -115,6 +135,25 @@ async fn every_update_was_in_the_ledger_when_it_arrived() {
         (entry.study.as_str(), entry.round, entry.attempt),
         ("first", 2, 1)
     );
+}
+
+#[tokio::test]
+async fn every_entry_is_dated_by_the_clock_and_one_that_was_set_back_is_told() {
+    let site = Site::with(100.0).await;
+    site.run(&site.server("first"), &Work::private())
+        .await
+        .unwrap();
+    site.clock.0.store(NOON - 1, Ordering::SeqCst);
+    site.run(&site.server("second"), &Work::private())
+        .await
+        .unwrap();
+    let standing = Standing::read(&site.store).await.unwrap();
+    let dates: Vec<String> = (standing.ledger.entries().iter())
+        .map(|entry| entry.at.to_string())
+        .collect();
+    assert_eq!(dates[0], "2026-03-01T12:00:00.000Z");
+    assert_eq!(dates[3], "2026-03-01T11:59:59.999Z");
+    assert_eq!(standing.ledger.clock_went_back(), [4]);
 }
 
 #[tokio::test]
@@ -242,6 +281,132 @@ async fn a_site_halts_where_its_budget_ends_and_stays_halted() {
         ..site
     };
     enough.run(&server, &work).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_site_that_halts_says_so_and_what_it_says_is_on_its_disk_before() {
+    let site = Site::with(cost(3).next_down()).await;
+    let (server, work) = (site.server("first"), Work::private());
+    site.refused(&server, &work).await;
+    let told = server.script.lock().unwrap().told.clone();
+    let [(withdrawal, durable)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert!(durable);
+    assert_eq!((withdrawal.round, withdrawal.attempt), (3, 1));
+    assert_eq!(withdrawal.code, "privacy_budget_exhausted");
+    assert!(!withdrawal.may_return);
+    let halt = site.store.halted(&server.study.name).await.unwrap();
+    assert!(halt.unwrap().told);
+}
+
+#[tokio::test]
+async fn a_process_killed_before_it_told_of_its_halt_leaves_that_to_the_next_one() {
+    let site = Site::with(cost(3).next_down()).await;
+    let (server, work) = (site.server("first"), Work::private());
+    server.script.lock().unwrap().dies_before_withdrawal = 1;
+    site.refused(&server, &work).await;
+    let name = &server.study.name;
+    let halt = site.store.halted(name).await.unwrap().unwrap();
+    assert!(!halt.told);
+    assert!(server.script.lock().unwrap().told.is_empty());
+    // The next process comes to the same end, and tells.
+    site.refused(&server, &work).await;
+    let told = server.script.lock().unwrap().told.clone();
+    assert_eq!(told, [(halt.withdrawal, true)]);
+    assert!(site.store.halted(name).await.unwrap().unwrap().told);
+    // With a higher budget it takes part again, and says that too.
+    let enough = Site {
+        budget: Some(SiteBudget {
+            epsilon: cost(3),
+            delta: Some(DELTA),
+            allow_simulation: true,
+            trust_server_with_single_updates: false,
+        }),
+        ..site
+    };
+    enough.run(&server, &work).await.unwrap();
+    let (told, returned) = {
+        let script = server.script.lock().unwrap();
+        (script.told.len(), script.returned)
+    };
+    assert_eq!((told, returned), (1, 1));
+    assert_eq!(enough.store.halted(name).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_halt_that_was_put_in_order_before_it_was_told_is_not_told_any_more() {
+    let site = Site::with(cost(3).next_down()).await;
+    let (server, work) = (site.server("first"), Work::private());
+    server.script.lock().unwrap().dies_before_withdrawal = 1;
+    site.refused(&server, &work).await;
+    let enough = Site {
+        budget: Some(SiteBudget {
+            epsilon: cost(3),
+            delta: Some(DELTA),
+            allow_simulation: true,
+            trust_server_with_single_updates: false,
+        }),
+        ..site
+    };
+    enough.run(&server, &work).await.unwrap();
+    assert!(server.script.lock().unwrap().told.is_empty());
+}
+
+#[tokio::test]
+async fn a_halt_that_may_pass_is_told_by_the_next_process_before_anything_else() {
+    let mut site = Site::with(cost(3)).await;
+    let (server, work) = (site.server("first"), Work::private());
+    server.script.lock().unwrap().dies_before_withdrawal = 1;
+    let budget = site.budget.take();
+    site.refused(&server, &work).await;
+    assert!(server.script.lock().unwrap().told.is_empty());
+    site.budget = budget;
+    site.run(&server, &work).await.unwrap();
+    let script = server.script.lock().unwrap();
+    let [(withdrawal, durable)] = &script.told[..] else {
+        panic!("{:?}", script.told);
+    };
+    assert_eq!(withdrawal.code, "privacy_budget_not_set");
+    assert!(durable);
+    assert_eq!(script.returned, 1);
+}
+
+#[tokio::test]
+async fn a_study_that_is_not_accepted_is_declined_in_words_without_numbers() {
+    let mut site = Site::with(cost(1).next_down()).await;
+    let (server, work) = (site.server("first"), Work::private());
+    site.refused(&server, &work).await;
+    site.budget = None;
+    site.refused(&server, &work).await;
+    let open = Server::new(study("open", None), &site.store);
+    site.budget = Some(SiteBudget {
+        epsilon: 1.0,
+        delta: None,
+        allow_simulation: true,
+        trust_server_with_single_updates: false,
+    });
+    site.refused(&open, &Work::open()).await;
+    let mut told = server.script.lock().unwrap().told.clone();
+    told.append(&mut open.script.lock().unwrap().told);
+    let said: Vec<_> = (told.iter())
+        .map(|(withdrawal, _)| (withdrawal.code.as_str(), withdrawal.may_return))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("privacy_budget_exhausted", false),
+            ("privacy_budget_not_set", true),
+            ("privacy_unprotected_study", false)
+        ]
+    );
+    for (withdrawal, durable) in told {
+        assert!(durable);
+        assert_eq!((withdrawal.round, withdrawal.attempt), (0, 0));
+        withdrawal.check().unwrap();
+        let digits = withdrawal.reason.chars().any(|c| c.is_ascii_digit());
+        assert!(!digits, "{}", withdrawal.reason);
+    }
 }
 
 #[tokio::test]
@@ -395,7 +560,7 @@ async fn a_forged_ledger_or_an_update_without_its_entry_stops_the_agent() {
         round: 1,
         attempt: 1,
         model: update.sha256(),
-        deadline: consilium_core::clock::Timestamp(0),
+        deadline: Timestamp(0),
     };
     let _ = participation.seal(&open, update.sha256());
     let local = work.initial_local();
@@ -546,6 +711,7 @@ async fn a_site_that_does_not_simulate_is_asked_for_nothing() {
             site.errand(&server),
             site.store.clone(),
             server.clone(),
+            site.clock.clone(),
             unread,
         )
         .await;
@@ -658,6 +824,166 @@ async fn real_patients_take_part_in_no_study_without_protection() {
     let (code, ..) = site.refused(&open, &Work::open()).await;
     assert_eq!(code, "privacy_unprotected_study");
     assert!(!site.has_accepted(&open).await);
+}
+
+impl Site {
+    /// The database as it lies on the disk while no process runs.
+    async fn copied(mut self, server: &mut Server) -> (Self, Vec<u8>) {
+        self.store.clone().close().await;
+        let file = self.folder.path().join("site.sqlite");
+        let copy = std::fs::read(&file).unwrap();
+        self.store = SiteStore::open(&file).await.unwrap();
+        server.store = self.store.clone();
+        (self, copy)
+    }
+
+    /// Puts `copy` in place of the database; nothing at all for `None`.
+    async fn restored(mut self, server: &mut Server, copy: Option<&[u8]>) -> Self {
+        self.store.clone().close().await;
+        let file = self.folder.path().join("site.sqlite");
+        std::fs::remove_file(&file).unwrap();
+        if let Some(copy) = copy {
+            std::fs::write(&file, copy).unwrap();
+        }
+        self.store = SiteStore::open(&file).await.unwrap();
+        server.store = self.store.clone();
+        self
+    }
+
+    async fn settle(&self, server: &Server, releases: u64) -> Result<(), Refusal> {
+        let standing = Standing::read(&self.store).await.unwrap();
+        let decision = Decision {
+            releases,
+            reason: "the disk was replaced".into(),
+        };
+        let now = Moment::from_unix_milliseconds(NOON);
+        let study = &server.study;
+        let round = plan(1.0).events(STEPS);
+        let entries = settlement(&standing, study, &study.sites[0], &round, &decision, now)?;
+        let rows: Vec<_> = entries
+            .iter()
+            .map(|entry| row(&study.name, entry))
+            .collect();
+        self.store.settle_ledger(&rows).await.unwrap();
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_from_a_backup_or_begun_anew_sends_nothing_until_it_is_settled() {
+    for with_backup in [true, false] {
+        let site = Site::with(100.0).await;
+        let (mut server, work) = (site.server("first"), Work::private());
+        // Killed after the updates of rounds 1 and 2 have arrived.
+        server.script.lock().unwrap().dies_after = 1;
+        site.run(&server, &work).await.unwrap_err();
+        let (site, backup) = site.copied(&mut server).await;
+        server.script.lock().unwrap().dies_after = 1;
+        site.run(&server, &work).await.unwrap_err();
+        assert_eq!(entries(&site.store).await.len(), 2);
+        let copy = with_backup.then_some(&backup[..]);
+        let site = site.restored(&mut server, copy).await;
+        let kept = usize::from(with_backup);
+        // Also by the next process, before it has asked the server.
+        for _ in 0..2 {
+            let (code, exit, error) = site.refused(&server, &work).await;
+            assert_eq!(
+                (code.as_str(), exit),
+                ("privacy_ledger_behind", ExitCode::Refused)
+            );
+            let details = error.details.unwrap();
+            assert_eq!(details["entries"], kept);
+            assert_eq!(details["countersigned"], 2);
+            assert_eq!(details["missing"], 2);
+            assert!(error.hint.contains("--releases 2"), "{}", error.hint);
+        }
+        assert_eq!(server.arrived().len(), 2);
+        assert_eq!(*work.trained.lock().unwrap(), 2);
+        let told = server.script.lock().unwrap().told.pop().unwrap();
+        assert_eq!(told.0.code, "privacy_ledger_behind");
+        assert!(told.0.may_return && told.1);
+        let too_few = site.settle(&server, 1).await.unwrap_err();
+        assert_eq!(too_few.code(), "privacy_settlement_too_small");
+        assert_eq!(entries(&site.store).await.len(), kept);
+        site.settle(&server, 2).await.unwrap();
+        let again = site.settle(&server, 2).await.unwrap_err();
+        assert_eq!(again.code(), "privacy_nothing_to_settle");
+        // The third round is trained, and what was lost is spent with it.
+        site.run(&server, &work).await.unwrap();
+        assert_eq!(server.arrived().len(), 3);
+        let standing = Standing::read(&site.store).await.unwrap();
+        let spent = standing.ledger.total().unwrap();
+        assert_eq!(spent.epsilon(DELTA).unwrap(), cost(kept as u64 + 3));
+        let settled = &standing.ledger.entries()[kept].record;
+        assert_eq!((settled.round, settled.attempt), (0, 1));
+        assert!(settled.purpose.ends_with(": the disk was replaced"));
+        assert_eq!(standing.uncovered().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_is_lost_counts_against_the_budget() {
+    let site = Site::with(cost(4)).await;
+    let (mut server, work) = (site.server("first"), Work::private());
+    server.script.lock().unwrap().dies_after = 1;
+    site.run(&server, &work).await.unwrap_err();
+    let (site, backup) = site.copied(&mut server).await;
+    server.script.lock().unwrap().dies_after = 1;
+    site.run(&server, &work).await.unwrap_err();
+    let site = site.restored(&mut server, Some(&backup)).await;
+    site.refused(&server, &work).await;
+    // One more than is missing: the operator knows of it.
+    site.settle(&server, 3).await.unwrap();
+    let (code, ..) = site.refused(&server, &work).await;
+    assert_eq!(code, "privacy_budget_exhausted");
+    assert_eq!(server.arrived().len(), 2);
+}
+
+#[tokio::test]
+async fn receipts_are_kept_beside_the_ledger_and_bound_what_may_be_missing() {
+    let site = Site::with(100.0).await;
+    let server = site.server("first");
+    site.run(&server, &Work::private()).await.unwrap();
+    let mut standing = Standing::read(&site.store).await.unwrap();
+    let name = server.study.name.clone();
+    assert_eq!(standing.countersigned.len(), ROUNDS as usize);
+    assert_eq!(
+        standing.countersigned.last(),
+        Some(&(name.clone(), standing.head().unwrap()))
+    );
+    standing.check_all().unwrap();
+    // Another ledger of the same length, and a longer one: all since the newest common entry may be missing.
+    for (length, missing) in [(3, 1), (7, 4)] {
+        let other = LedgerHead {
+            length,
+            head: Digest::of(b"other"),
+        };
+        standing.check(&name, &other).unwrap_err();
+        assert_eq!(standing.missing(&name, &other), missing);
+    }
+    // A server of which this site has seen nothing yet.
+    let stranger = "stranger".parse().unwrap();
+    let other = LedgerHead {
+        length: 2,
+        head: Digest::of(b"other"),
+    };
+    assert_eq!(standing.missing(&stranger, &other), 2);
+    standing.keep(stranger, other);
+    assert!(standing.check_all().is_err());
+}
+
+#[tokio::test]
+async fn a_receipt_about_another_site_or_study_is_not_taken() {
+    let site = Site::with(100.0).await;
+    let server = site.server("first");
+    server.script.lock().unwrap().head = Some(LedgerHead {
+        length: 1,
+        head: Digest::of(b"x"),
+    });
+    server.script.lock().unwrap().receipt_of = Some("b".parse().unwrap());
+    let (code, ..) = site.refused(&server, &Work::private()).await;
+    assert_eq!(code, "server_protocol");
+    assert!(site.store.receipts().await.unwrap().is_empty());
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! `consilium-site run`: take part in the study until it ends or somebody stops the program.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use consilium_core::clock::SystemClock;
 use consilium_data::Cohort;
 use consilium_models::DeviceChoice;
 use consilium_ops::stop::stopped;
@@ -72,7 +74,8 @@ async fn follow(
         budget: config.privacy,
         cohort,
     };
-    let ended = match Agent::join(errand, store.clone(), server, make_work).await {
+    let clock = Arc::new(SystemClock);
+    let ended = match Agent::join(errand, store.clone(), server, clock, make_work).await {
         Ok(Joined::Finished(outcome)) => Ok(outcome),
         Ok(Joined::Agent(agent)) => agent.run().await,
         Err(error) => Err(error),
@@ -81,7 +84,7 @@ async fn follow(
     ended
 }
 
-fn work(cohort: Cohort, device: DeviceChoice) -> MakeWork {
+pub(super) fn work(cohort: Cohort, device: DeviceChoice) -> MakeWork {
     Box::new(move |study, participant| {
         let records = SiteRecords::of_parts(&cohort)?;
         let training = SiteTraining::new(study, participant, &cohort, records, device)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use consilium_core::{Digest, Study, StudyId};
 use consilium_ops::{Format, OperatorError, output};
+use consilium_rounds::Withdrawal;
 use consilium_store::site::SiteStore;
 use serde::Serialize;
 
@@ -29,6 +30,8 @@ struct Status {
     /// Hash of the final model, once it is received and evaluated here.
     final_model_sha256: Option<Digest>,
     traffic: Traffic,
+    /// Where and why this site does not go on, if it has stopped.
+    halted: Option<Withdrawal>,
 }
 
 #[derive(Serialize)]
@@ -82,6 +85,7 @@ async fn read(config: &SiteConfig) -> Result<Vec<Status>, AgentError> {
             received_round: received.map(|(_, version)| version.round),
             final_model_sha256: accepted.final_model,
             traffic: accepted.traffic.into(),
+            halted: store.halted(&study).await?.map(|halt| halt.withdrawal),
             study,
         });
     }
@@ -90,13 +94,14 @@ async fn read(config: &SiteConfig) -> Result<Vec<Status>, AgentError> {
 }
 
 fn text(status: &Status) -> String {
-    let stands = match (&status.final_model_sha256, &status.sealed) {
-        (Some(model), _) => format!("finished, final model {model}"),
-        (None, Some(sealed)) => format!(
+    let stands = match (&status.final_model_sha256, &status.halted, &status.sealed) {
+        (Some(model), ..) => format!("finished, final model {model}"),
+        (None, Some(halted), _) => format!("stopped: {}, {}", halted.code, halted.reason),
+        (None, None, Some(sealed)) => format!(
             "update of round {} (attempt {}) sealed, waiting for its receipt",
             sealed.round, sealed.attempt
         ),
-        (None, None) => "waiting for the next round".into(),
+        (None, None, None) => "waiting for the next round".into(),
     };
     let versions: Vec<String> = status.local_versions.iter().map(u32::to_string).collect();
     let local = match &versions[..] {

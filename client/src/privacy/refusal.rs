@@ -182,6 +182,35 @@ pub enum Refusal {
         /// The attempt.
         attempt: u32,
     },
+    /// A server has seen entries of this ledger that are not in it.
+    #[error(
+        "the privacy ledger of this site is behind: the server of study {study} has counter-signed its entry {known}, \
+         and the ledger here, of {entries} entries, does not hold it; up to {missing} releases are missing; nothing \
+         was trained or sent"
+    )]
+    LedgerBehind {
+        /// The study.
+        study: StudyId,
+        /// Entries here.
+        entries: u64,
+        /// The entry that was counter-signed.
+        known: u64,
+        /// Entries since the newest one that the server has seen and that is here.
+        missing: u64,
+    },
+    /// A ledger that holds everything that was counter-signed.
+    #[error(
+        "the ledger holds every entry that a server has counter-signed: nothing is missing from it"
+    )]
+    NothingToSettle,
+    /// Fewer releases than may be missing.
+    #[error("{missing} releases may be missing from the ledger, and {releases} are to be charged")]
+    TooFewSettled {
+        /// To be charged.
+        releases: u64,
+        /// At least.
+        missing: u64,
+    },
 }
 
 impl Refusal {
@@ -207,6 +236,9 @@ impl Refusal {
             Self::Missing(_) => "privacy_missing",
             Self::OtherSteps { .. } => "privacy_other_steps",
             Self::NotRecorded { .. } => "privacy_not_recorded",
+            Self::LedgerBehind { .. } => "privacy_ledger_behind",
+            Self::NothingToSettle => "privacy_nothing_to_settle",
+            Self::TooFewSettled { .. } => "privacy_settlement_too_small",
         }
     }
 
@@ -289,6 +321,12 @@ impl Refusal {
             Self::Missing(_) | Self::OtherSteps { .. } | Self::NotRecorded { .. } => {
                 "this is a bug in the training code; report it".into()
             }
+            Self::LedgerBehind { missing, .. } => format!(
+                "put back the newest copy of the state folder; where there is none, decide with your data-protection \
+                 officer: `consilium-site privacy settle --releases {missing} --reason TEXT` charges what is missing"
+            ),
+            Self::NothingToSettle => "run the agent once where the server may know of more".into(),
+            Self::TooFewSettled { missing, .. } => format!("charge at least --releases {missing}"),
         }
     }
 }
@@ -332,6 +370,17 @@ impl From<Refusal> for OperatorError {
                 "agreed": exhausted.budget.epsilon(),
                 "remaining": exhausted.remaining(),
                 "delta": exhausted.budget.delta(),
+            })),
+            Refusal::LedgerBehind {
+                study,
+                entries,
+                known,
+                missing,
+            } => error.with_details(&serde_json::json!({
+                "study": study,
+                "entries": entries,
+                "countersigned": known,
+                "missing": missing,
             })),
             _ => error,
         }

@@ -2,7 +2,7 @@
 
 use consilium_core::study::PrivacyMode;
 use consilium_core::{Study, StudyId};
-use consilium_rounds::Sealed;
+use consilium_rounds::{LedgerHead, Sealed};
 use consilium_store::site::{PrivacyEvent, SiteStore};
 use dp_rs::ledger::{Entry, Ledger};
 use dp_rs::plan::Transcript;
@@ -17,6 +17,8 @@ pub struct Standing {
     pub ledger: Ledger,
     /// The studies that sent updates without protection; what they cost has no number.
     pub unprotected: Vec<StudyId>,
+    /// Heads of this ledger that servers have counter-signed, with the study of each.
+    pub countersigned: Vec<(StudyId, LedgerHead)>,
 }
 
 impl Standing {
@@ -52,9 +54,89 @@ impl Standing {
                 unprotected.push(name);
             }
         }
+        let receipts = store.receipts().await?.into_iter();
         Ok(Self {
             ledger,
             unprotected,
+            countersigned: receipts.map(|(study, head, _)| (study, head)).collect(),
+        })
+    }
+
+    /// How long the ledger is and the hash of its newest entry; nothing where it has none.
+    #[must_use]
+    pub fn head(&self) -> Option<LedgerHead> {
+        let newest = self.ledger.entries().last()?;
+        Some(LedgerHead {
+            length: newest.sequence,
+            head: newest.sha256.parse().ok()?,
+        })
+    }
+
+    /// Takes note of a head that a server has counter-signed.
+    pub fn keep(&mut self, study: StudyId, known: LedgerHead) {
+        let noted = (study, known);
+        if !self.countersigned.contains(&noted) {
+            self.countersigned.push(noted);
+        }
+    }
+
+    /// Heads that were counter-signed, and that this ledger neither holds nor has settled.
+    pub fn uncovered(&self) -> impl Iterator<Item = &(StudyId, LedgerHead)> {
+        let heads = self.countersigned.iter();
+        heads.filter(|(_, known)| !self.holds(known) && !self.has_settled(known))
+    }
+
+    /// The most releases that may be missing from a ledger that does not hold `known`: all since the newest entry
+    /// that the server of that study has seen and that is here.
+    #[must_use]
+    pub fn missing(&self, study: &StudyId, known: &LedgerHead) -> u64 {
+        let seen = self.countersigned.iter();
+        let seen = seen.filter(|(of, seen)| of == study && seen.length < known.length);
+        let common = seen.filter(|(_, seen)| self.holds(seen));
+        known.length - common.map(|(_, seen)| seen.length).max().unwrap_or(0)
+    }
+
+    /// Refuses a ledger that does not hold `known`.
+    ///
+    /// # Errors
+    /// [`Refusal::LedgerBehind`].
+    pub fn check(&self, study: &StudyId, known: &LedgerHead) -> Result<(), Refusal> {
+        if self.holds(known) || self.has_settled(known) {
+            return Ok(());
+        }
+        Err(Refusal::LedgerBehind {
+            study: study.clone(),
+            entries: self.ledger.len() as u64,
+            known: known.length,
+            missing: self.missing(study, known),
+        })
+    }
+
+    /// Refuses a ledger that does not hold every head that was ever counter-signed.
+    ///
+    /// # Errors
+    /// [`Refusal::LedgerBehind`].
+    pub fn check_all(&self) -> Result<(), Refusal> {
+        match self.uncovered().next() {
+            Some((study, known)) => self.check(study, known),
+            None => Ok(()),
+        }
+    }
+
+    fn holds(&self, known: &LedgerHead) -> bool {
+        let at = usize::try_from(known.length - 1).unwrap_or(usize::MAX);
+        let entry = self.ledger.entries().get(at);
+        entry.is_some_and(|entry| entry.sha256 == known.head.to_string())
+    }
+
+    fn has_settled(&self, known: &LedgerHead) -> bool {
+        let head = known.head.to_string();
+        self.ledger.entries().iter().any(|entry| {
+            let purpose = &entry.record.purpose;
+            let heads = purpose
+                .strip_prefix(SETTLEMENT)
+                .and_then(|rest| rest.split(':').next());
+            heads.is_some_and(|heads| heads.split(", ").any(|settled| settled == head))
         })
     }
 
@@ -94,6 +176,9 @@ pub(crate) fn row(study: &StudyId, entry: &Entry) -> PrivacyEvent {
         document: serde_json::to_string(entry).expect("an entry serialises"),
     }
 }
+
+/// How the purpose of an entry begins that stands for missing ones; the heads that it settles follow.
+pub(super) const SETTLEMENT: &str = "settlement of ledger head ";
 
 /// Where nothing was agreed and nothing configured.
 const USUAL_DELTA: f64 = 1e-5;

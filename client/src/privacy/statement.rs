@@ -4,7 +4,7 @@ use consilium_core::StudyId;
 use dp_rs::accounting::{Guarantee, Method};
 use dp_rs::adjacency::Adjacency;
 use dp_rs::event::Repeated;
-use dp_rs::ledger::Account;
+use dp_rs::ledger::{Account, Moment};
 use dp_rs::noise::NoiseLevel;
 use dp_rs::plan::Unit;
 use dp_rs::release::Against;
@@ -40,6 +40,10 @@ pub struct Statement {
     pub noise_levels: Vec<NoiseLevel>,
     /// Entries of the ledger.
     pub releases: usize,
+    /// When the first of them was written, in UTC.
+    pub first: Option<Moment>,
+    /// When the last of them was written.
+    pub last: Option<Moment>,
     /// The mechanisms, equal ones merged.
     pub events: Vec<Repeated>,
     /// `simulation` when any randomness came from a seed: the numbers then protect nobody.
@@ -64,6 +68,7 @@ impl Statement {
         let spending = account.spending(delta)?;
         let epsilon = spending.map_or(0.0, |spending| spending.epsilon());
         let (unit, adjacency) = account.protects().unzip();
+        let first_and_last = account.period().unzip();
         let value = |guarantee: Guarantee| number(guarantee.epsilon);
         Ok(Self {
             study,
@@ -78,6 +83,8 @@ impl Statement {
             against: account.against(),
             noise_levels: account.noise_levels().to_vec(),
             releases: account.releases(),
+            first: first_and_last.0,
+            last: first_and_last.1,
             events: account.events().to_vec(),
             stamp: account.is_simulated().then_some(SIMULATION),
             conditional: None,
@@ -135,6 +142,10 @@ impl Statement {
             .map(|level| format!("{level:?}").to_lowercase())
             .collect();
         let steps: u64 = self.events.iter().map(|events| events.count).sum();
+        let period = match (self.first, self.last) {
+            (Some(first), Some(last)) => format!(" from {first} to {last}"),
+            _ => String::new(),
+        };
         let stamp = match self.stamp {
             Some(_) => "\n  SIMULATION: randomness came from a seed, these numbers protect nobody",
             None => "",
@@ -153,7 +164,7 @@ impl Statement {
         };
         format!(
             "{name}: (epsilon, delta) = ({}, {:e}), {limit}\n  unit {unit}, adjacency {adjacency}, accountant \
-             {accountant}, RDP cross-check {}, noise level {}\n  scope: {} releases, {steps} mechanisms in all; not \
+             {accountant}, RDP cross-check {}, noise level {}\n  scope: {} releases{period}, {steps} mechanisms in all; not \
              covered: what left this site by other ways than these studies{against}{conditional}{stamp}\n",
             shown(&self.spent),
             self.delta,

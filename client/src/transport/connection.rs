@@ -33,6 +33,8 @@ pub(super) struct Connector {
     tls: TlsConnector,
     /// The last thing that went wrong below HTTP/2, where it can still be told apart.
     recorded: Recorded,
+    /// The certificate that the server has shown last, DER, after it was found acceptable.
+    certificate: Arc<Mutex<Vec<u8>>>,
 }
 
 type Recorded = Arc<Mutex<Option<NotConnected>>>;
@@ -51,11 +53,17 @@ impl Connector {
             server,
             tls: TlsConnector::from(Arc::new(identity)),
             recorded: Recorded::default(),
+            certificate: Arc::default(),
         }
     }
 
     pub(super) fn address(&self) -> &str {
         &self.server.address
+    }
+
+    /// The certificate that the server has shown last; empty before the first connection.
+    pub(super) fn certificate(&self) -> Vec<u8> {
+        lock(&self.certificate).clone()
     }
 
     /// What went wrong below HTTP/2 since the last call, if anything did.
@@ -69,13 +77,18 @@ impl Connector {
         lock(&self.recorded).take();
         let (server, tls) = (self.server.clone(), self.tls.clone());
         let recorded = Arc::clone(&self.recorded);
+        let certificate = Arc::clone(&self.certificate);
         let open = service_fn(move |_: Uri| {
             let (server, tls, recorded) = (server.clone(), tls.clone(), Arc::clone(&recorded));
+            let certificate = Arc::clone(&certificate);
             async move {
                 let opened = open(&server, &tls).await;
                 let stream = opened.inspect_err(|error| {
                     *lock(&recorded) = Some(judge(&server.address, error));
                 })?;
+                let shown = stream.get_ref().1.peer_certificates();
+                let shown = shown.and_then(|chain| chain.first());
+                *lock(&certificate) = shown.map(|shown| shown.to_vec()).unwrap_or_default();
                 Ok::<_, io::Error>(TokioIo::new(Watched {
                     stream,
                     address: server.address,
@@ -234,8 +247,8 @@ impl AsyncWrite for Watched {
 }
 
 /// The lock is held for an assignment only: a poisoned one holds a whole value.
-fn lock(recorded: &Recorded) -> std::sync::MutexGuard<'_, Option<NotConnected>> {
-    recorded.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const CONNECT: Duration = Duration::from_secs(15);

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use consilium_certs::{Authority, Identity, Role, client_config};
+use consilium_core::clock::SystemClock;
 use consilium_core::study::{
     Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, Randomness, Schedule, WeightRule,
 };
@@ -216,7 +217,8 @@ impl Consortium {
         work: MakeWork,
     ) -> Result<Outcome, AgentError> {
         let store = self.store(name).await;
-        let ended = match Agent::join(self.errand(name), store.clone(), peer, work).await {
+        let clock = Arc::new(SystemClock);
+        let ended = match Agent::join(self.errand(name), store.clone(), peer, clock, work).await {
             Ok(Joined::Finished(outcome)) => Ok(outcome),
             Ok(Joined::Agent(agent)) => agent.run().await,
             Err(error) => Err(error),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use consilium_core::clock::SystemClock;
 use consilium_core::study::{
     Aggregation, ModelChoice, PrivacyMode, Randomness, Schedule, WeightRule,
 };
@@ -249,7 +250,8 @@ impl Real {
             budget: self.budget,
             cohort: facts,
         };
-        Agent::join(errand, self.store(name).await, peer, work).await
+        let clock = Arc::new(SystemClock);
+        Agent::join(errand, self.store(name).await, peer, clock, work).await
     }
 
     /// Runs the whole study with every site; what each ended with, in name order.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use consilium_certs::{Identity, Role, server_config};
+use consilium_certs::{Identity, Role, Signer, server_config};
 use consilium_core::clock::Timestamp;
 use consilium_core::vector::{bytes_to_values, values_to_bytes};
 use consilium_core::{Digest, GroupName, ModelVector, SiteId, Study};
@@ -17,10 +17,13 @@ use consilium_proto::consortium_server::{Consortium, ConsortiumServer};
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AssignmentReply, AwaitAssignmentRequest, DownloadGroupRequest, GetStudyReply, GetStudyRequest,
-    MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, UploadMessage, UploadReply, ValueChunk,
-    assignment_to_wire, digest_from_wire,
+    MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, RejoinReply, RejoinRequest, UploadMessage,
+    UploadReply, ValueChunk, WithdrawReply, WithdrawRequest, assignment_to_wire, digest_from_wire,
+    head_from_wire, receipt_to_wire, withdrawal_from_wire,
 };
-use consilium_rounds::{Assignment, Coordination, Effect, Event};
+use consilium_rounds::{
+    Assignment, Coordination, Countersigned, Effect, Event, LedgerHead, Receipt,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -48,6 +51,8 @@ pub struct Faults {
     pub answers_without_digests: u32,
     /// Models of which a bit is flipped in every value, with digests of what is then sent.
     pub wrong_models: BTreeSet<Digest>,
+    /// Receipts whose signature does not fit.
+    pub forged_receipts: bool,
 }
 
 /// Everything the server knows, and everything that reached it.
@@ -68,6 +73,10 @@ pub struct Inner {
     pub uploads: BTreeMap<SiteId, u32>,
     /// Every download: (site, group, offset).
     pub downloads: Vec<(SiteId, String, u64)>,
+    /// The newest head of each site's ledger that came with an update.
+    pub ledgers: BTreeMap<SiteId, LedgerHead>,
+    /// Signs what is said about them; nothing before the server listens.
+    pub signer: Option<Signer>,
 }
 
 impl ServerState {
@@ -90,6 +99,8 @@ impl ServerState {
                 arrived_groups: Vec::new(),
                 uploads: BTreeMap::new(),
                 downloads: Vec::new(),
+                ledgers: BTreeMap::new(),
+                signer: None,
             }),
             version: watch::channel(0).0,
         })
@@ -153,6 +164,27 @@ impl Inner {
         assignment
     }
 
+    fn receipt(&self, site: &SiteId) -> Option<Receipt> {
+        let said = Countersigned {
+            study: self.study.digest(),
+            site: site.clone(),
+            ledger: *self.ledgers.get(site)?,
+            at: Timestamp(0),
+        };
+        let statement = serde_json::to_vec(&said).unwrap();
+        let signer = self.signer.as_ref().unwrap();
+        let mut signature = signer.sign(&Receipt::signed_bytes(&statement)).unwrap();
+        if self.faults.forged_receipts {
+            signature.bytes[9] ^= 1;
+        }
+        Some(Receipt {
+            statement,
+            scheme: signature.scheme,
+            signature: signature.bytes,
+            certificate: Vec::new(),
+        })
+    }
+
     fn take(&mut self, event: Event) {
         let effects = self.coordination.handle(&self.study, event).unwrap();
         for effect in effects {
@@ -213,6 +245,7 @@ pub async fn serve(
         Role::Server,
     )
     .unwrap();
+    state.inner().signer = Some(Signer::of(&identity).unwrap());
     let acceptor = TlsAcceptor::from(Arc::new(server_config(identity, authority).unwrap()));
     let listener = std::net::TcpListener::bind(address).unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -293,6 +326,16 @@ impl AsyncWrite for Stream {
 
 struct Service(Arc<ServerState>);
 
+impl Service {
+    fn uploaded(&self, site: &SiteId, already_stored: bool) -> Response<UploadReply> {
+        let ledger = self.0.inner().receipt(site);
+        Response::new(UploadReply {
+            already_stored,
+            ledger: ledger.as_ref().map(receipt_to_wire),
+        })
+    }
+}
+
 fn caller<T>(request: &Request<T>) -> SiteId {
     request.extensions().get::<SiteId>().unwrap().clone()
 }
@@ -339,6 +382,7 @@ impl Consortium for Service {
                     plan: coordination.open_plan().cloned(),
                     end: coordination.end(),
                     groups: BTreeMap::new(),
+                    ledger: inner.receipt(&site),
                 }
             };
             let known = request
@@ -429,6 +473,10 @@ impl Consortium for Service {
                 return Err(refuse_for_now("store_disk_full"));
             }
         }
+        if let Some(ledger) = &header.ledger {
+            let ledger = head_from_wire(ledger).unwrap();
+            self.0.inner().ledgers.insert(site.clone(), ledger);
+        }
         let announced = header
             .groups
             .iter()
@@ -445,7 +493,7 @@ impl Consortium for Service {
         let already_stored =
             !admitted.map_err(|reject| refuse(reject.code(), &reject.to_string()))?;
         if already_stored {
-            return Ok(Response::new(UploadReply { already_stored }));
+            return Ok(self.uploaded(&site, already_stored));
         }
         let mut update = ModelVector::default();
         while let Some(message) = messages.message().await? {
@@ -470,19 +518,41 @@ impl Consortium for Service {
                 .coordination
                 .admits(&inner.study, &site, round, attempt, digest);
             if !admitted.map_err(|reject| refuse(reject.code(), &reject.to_string()))? {
-                return Ok(Response::new(UploadReply {
-                    already_stored: true,
-                }));
+                drop(inner);
+                return Ok(self.uploaded(&site, true));
             }
             inner.updates.insert(site.clone(), update);
             inner.take(Event::UpdateStored {
-                site,
+                site: site.clone(),
                 round,
                 attempt,
                 digest,
             });
         }
         self.0.version.send_modify(|version| *version += 1);
-        Ok(Response::new(UploadReply { already_stored }))
+        Ok(self.uploaded(&site, already_stored))
+    }
+
+    async fn withdraw(
+        &self,
+        request: Request<WithdrawRequest>,
+    ) -> Result<Response<WithdrawReply>, Status> {
+        let site = caller(&request);
+        let withdrawal = withdrawal_from_wire(request.into_inner());
+        withdrawal
+            .check()
+            .map_err(|invalid| refuse(invalid.code(), &invalid.to_string()))?;
+        self.0.inner().take(Event::Withdrawn { site, withdrawal });
+        self.0.version.send_modify(|version| *version += 1);
+        Ok(Response::new(WithdrawReply {}))
+    }
+
+    async fn rejoin(
+        &self,
+        request: Request<RejoinRequest>,
+    ) -> Result<Response<RejoinReply>, Status> {
+        let site = caller(&request);
+        self.0.inner().take(Event::Returned { site });
+        Ok(Response::new(RejoinReply {}))
     }
 }

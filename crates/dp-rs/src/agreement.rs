@@ -241,14 +241,14 @@ mod tests {
 
     fn account(entries: &[(f64, u64)]) -> Account {
         use crate::event::Event;
-        use crate::ledger::{Ledger, Record};
+        use crate::ledger::{Ledger, Moment, Record};
         use crate::noise::{NoiseLevel, Randomness};
         use crate::plan::{Transcript, Unit};
 
         let mut ledger = Ledger::default();
         for (round, &(noise, steps)) in (1..).zip(entries) {
             let event = Event::poisson_gaussian(noise, 0.02).unwrap();
-            ledger.append(Record {
+            let record = Record {
                 study: "heart".into(),
                 round,
                 attempt: 1,
@@ -262,7 +262,8 @@ mod tests {
                     randomness: Randomness::OperatingSystem,
                     against: Against::Everybody,
                 },
-            });
+            };
+            ledger.append(record, Moment::from_unix_milliseconds(0));
         }
         ledger.total().unwrap()
     }

@@ -20,7 +20,7 @@
 //! ```
 //! use dp_rs::adjacency::Adjacency;
 //! use dp_rs::event::Event;
-//! use dp_rs::ledger::{Budget, Ledger, NotAdmitted, Record};
+//! use dp_rs::ledger::{Budget, Ledger, Moment, NotAdmitted, Record};
 //! use dp_rs::noise::{NoiseLevel, Randomness};
 //! use dp_rs::plan::{Transcript, Unit};
 //!
@@ -32,8 +32,9 @@
 //!         Ok(spending) => assert!(spending.epsilon() <= 1.0),
 //!         Err(refused) => break refused,
 //!     }
-//!     // Train; then, before anything of it leaves:
-//!     ledger.append(Record {
+//!     // Train; then, before anything of it leaves, with the time of a clock:
+//!     let now = Moment::from_unix_milliseconds(1_772_366_400_000);
+//!     let record = Record {
 //!         study: "heart".into(),
 //!         round: ledger.len() as u32 + 1,
 //!         attempt: 1,
@@ -47,7 +48,8 @@
 //!             randomness: Randomness::OperatingSystem,
 //!             against: Default::default(),
 //!         },
-//!     });
+//!     };
+//!     ledger.append(record, now);
 //! };
 //! assert!(matches!(refused, NotAdmitted::Exhausted(_)));
 //! assert!(ledger.len() > 3);
@@ -63,12 +65,14 @@
 mod account;
 mod budget;
 mod entry;
+mod moment;
 
 use std::collections::BTreeSet;
 
 pub use account::{Account, MixedLedger, Spending};
 pub use budget::{Budget, Exhausted, InvalidBudget, NotAdmitted, StepsExhausted};
 pub use entry::{Entry, Record};
+pub use moment::{InvalidMoment, Moment};
 
 use entry::GENESIS;
 
@@ -143,8 +147,8 @@ impl Ledger {
     }
 
     /// Adds a record at the end and returns its entry, which is to be stored before the release leaves.
-    pub fn append(&mut self, record: Record) -> &Entry {
-        let entry = self.following(record);
+    pub fn append(&mut self, record: Record, at: Moment) -> &Entry {
+        let entry = self.following(record, at);
         self.entries.push(entry);
         &self.entries[self.entries.len() - 1]
     }
@@ -152,8 +156,8 @@ impl Ledger {
     /// The entry that [`Ledger::append`] would add; the ledger stays as it is until the entry is stored and
     /// [pushed](Ledger::push).
     #[must_use]
-    pub fn following(&self, record: Record) -> Entry {
-        Entry::new(self.entries.len() as u64 + 1, self.head(), record)
+    pub fn following(&self, record: Record, at: Moment) -> Entry {
+        Entry::new(self.entries.len() as u64 + 1, at, self.head(), record)
     }
 
     /// Adds an entry that was made by [`Ledger::following`] and is stored now.
@@ -199,6 +203,17 @@ impl Ledger {
     #[must_use]
     pub fn head(&self) -> &str {
         self.entries.last().map_or(GENESIS, |entry| &entry.sha256)
+    }
+
+    /// Numbers of the entries whose time is before that of the entry before them: the clock was set back between
+    /// the two, or one of them was written with a wrong clock. The order of the entries is that of the chain.
+    #[must_use]
+    pub fn clock_went_back(&self) -> Vec<u64> {
+        let pairs = self.entries.windows(2);
+        pairs
+            .filter(|pair| pair[1].at < pair[0].at)
+            .map(|pair| pair[1].sequence)
+            .collect()
     }
 
     /// The names of all studies with an entry.

@@ -7,6 +7,8 @@ use consilium_core::clock::Timestamp;
 use consilium_core::{Digest, RoundPlan, SiteId, Study};
 use serde::{Deserialize, Serialize};
 
+use crate::withdrawal::{Missing, Withdrawal};
+
 /// Where a study stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coordination {
@@ -16,6 +18,9 @@ pub struct Coordination {
     pub model: Digest,
     /// What is awaited.
     pub phase: Phase,
+    /// Sites that have said that they do not go on, and have not come back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub withdrawn: BTreeMap<SiteId, Withdrawal>,
     /// Rounds that have closed, in order, failed attempts included. Copies of the state share them.
     #[serde(with = "shared")]
     pub closed: Arc<Vec<RoundRecord>>,
@@ -33,6 +38,9 @@ pub enum Phase {
         plan: RoundPlan,
         /// Updates that are stored, with the digest of each.
         received: BTreeMap<SiteId, Digest>,
+        /// Sites whose update was refused, with the code of the last refusal.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        refused: BTreeMap<SiteId, String>,
     },
     /// The sum of the contributors' updates.
     Aggregating {
@@ -40,6 +48,9 @@ pub enum Phase {
         plan: RoundPlan,
         /// Whose updates are summed. Fixed: a later update is late.
         contributors: BTreeMap<SiteId, Digest>,
+        /// Why each other site is not among them.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        missing: BTreeMap<SiteId, Missing>,
     },
     /// Nothing: all rounds are committed.
     Finished,
@@ -75,6 +86,9 @@ pub struct RoundRecord {
     pub received: BTreeMap<SiteId, Digest>,
     /// Sites that did not deliver in time.
     pub missing: Vec<SiteId>,
+    /// Why, for each of them; empty in rounds that closed before it was kept.
+    #[serde(default)]
+    pub why_missing: BTreeMap<SiteId, Missing>,
     /// How it ended.
     pub outcome: Outcome,
 }
@@ -92,6 +106,13 @@ pub enum Outcome {
     QuorumMissed {
         /// Updates received.
         received: u32,
+        /// Updates needed.
+        quorum: u32,
+    },
+    /// So many sites have withdrawn that the quorum cannot be reached; the global model is unchanged.
+    QuorumOutOfReach {
+        /// Updates that could still have come together.
+        reachable: u32,
         /// Updates needed.
         quorum: u32,
     },
@@ -122,6 +143,29 @@ pub enum Event {
         attempt: u32,
         /// SHA-256 of its values.
         digest: Digest,
+    },
+    /// An update of the open round was refused: it is not what the site had agreed to send.
+    UpdateRefused {
+        /// The site.
+        site: SiteId,
+        /// Round it belongs to.
+        round: u32,
+        /// Attempt it belongs to.
+        attempt: u32,
+        /// Stable code of the refusal.
+        code: String,
+    },
+    /// A site says that it does not go on.
+    Withdrawn {
+        /// The site.
+        site: SiteId,
+        /// Where and why.
+        withdrawal: Withdrawal,
+    },
+    /// A site that had withdrawn takes part again.
+    Returned {
+        /// The site.
+        site: SiteId,
     },
     /// Time went on.
     Clock {
@@ -240,6 +284,7 @@ impl Coordination {
             study: study.digest(),
             model: study.initial_model_sha256,
             phase: Phase::AwaitStart,
+            withdrawn: BTreeMap::new(),
             closed: Arc::default(),
         }
     }
@@ -279,9 +324,10 @@ impl Coordination {
         }
         match &self.phase {
             // The sum runs without this site: its update will not be used.
-            Phase::Aggregating { plan, contributors }
-                if (plan.round, plan.attempt) == (round, attempt)
-                    && !contributors.contains_key(site) =>
+            Phase::Aggregating {
+                plan, contributors, ..
+            } if (plan.round, plan.attempt) == (round, attempt)
+                && !contributors.contains_key(site) =>
             {
                 Some(false)
             }
@@ -338,12 +384,12 @@ impl Coordination {
             site: site.clone(),
         });
         match &self.phase {
-            Phase::Training { plan, received } if is_of(plan) => {
+            Phase::Training { plan, received, .. } if is_of(plan) => {
                 same_or(received.get(site), Ok(true))
             }
-            Phase::Aggregating { plan, contributors } if is_of(plan) => {
-                same_or(contributors.get(site), late)
-            }
+            Phase::Aggregating {
+                plan, contributors, ..
+            } if is_of(plan) => same_or(contributors.get(site), late),
             _ => match self.record(round, attempt) {
                 Some(record) => same_or(record.received.get(site), late),
                 None => Err(RejectUpdate::NotOpen { round, attempt }),
@@ -373,6 +419,17 @@ impl Coordination {
                     event: "an update that the round does not admit",
                 }),
             },
+            Event::UpdateRefused {
+                site,
+                round,
+                attempt,
+                code,
+            } => Ok(self.refuse(study, site, (round, attempt), code)),
+            Event::Withdrawn { site, withdrawal } => Ok(self.withdraw(study, site, withdrawal)),
+            Event::Returned { site } => {
+                self.withdrawn.remove(&site);
+                Ok(Vec::new())
+            }
             Event::Clock { now } => Ok(self.look_at_the_clock(study, now)),
             Event::Aggregated {
                 round,
@@ -395,7 +452,9 @@ impl Coordination {
         match &self.phase {
             Phase::AwaitStart => Vec::new(),
             Phase::Training { plan, .. } => vec![Effect::Announce(plan.clone())],
-            Phase::Aggregating { plan, contributors } => vec![Effect::Aggregate {
+            Phase::Aggregating {
+                plan, contributors, ..
+            } => vec![Effect::Aggregate {
                 plan: plan.clone(),
                 contributors: contributors.clone(),
             }],
@@ -414,38 +473,160 @@ impl Coordination {
         self.phase = Phase::Training {
             plan: plan.clone(),
             received: BTreeMap::new(),
+            refused: BTreeMap::new(),
         };
+        let given_up = self.close_early(study);
+        if matches!(self.phase, Phase::Failed { .. }) {
+            return given_up;
+        }
         vec![Effect::Announce(plan)]
     }
 
     fn receive(&mut self, study: &Study, site: SiteId, digest: Digest) -> Vec<Effect> {
-        let Phase::Training { received, .. } = &mut self.phase else {
+        let Phase::Training {
+            received, refused, ..
+        } = &mut self.phase
+        else {
             return Vec::new();
         };
+        refused.remove(&site);
+        // Whoever delivers takes part again.
+        self.withdrawn.remove(&site);
         received.insert(site, digest);
-        if received.len() == study.sites.len() {
-            self.aggregate()
-        } else {
-            Vec::new()
+        self.close_early(study)
+    }
+
+    fn refuse(
+        &mut self,
+        study: &Study,
+        site: SiteId,
+        place: (u32, u32),
+        code: String,
+    ) -> Vec<Effect> {
+        if let Phase::Training {
+            plan,
+            received,
+            refused,
+        } = &mut self.phase
+            && (plan.round, plan.attempt) == place
+            && !received.contains_key(&site)
+            && study.participant(&site).is_some()
+        {
+            refused.insert(site, code);
         }
+        Vec::new()
+    }
+
+    fn withdraw(&mut self, study: &Study, site: SiteId, withdrawal: Withdrawal) -> Vec<Effect> {
+        let ended = self.end().is_some();
+        if ended || study.participant(&site).is_none() {
+            return Vec::new();
+        }
+        // Since when stays as it was first said.
+        if (self.withdrawn.get(&site)).is_some_and(|known| known.says_the_same(&withdrawal)) {
+            return Vec::new();
+        }
+        self.withdrawn.insert(site, withdrawal);
+        self.close_early(study)
+    }
+
+    /// Sites of the open round whose update is still awaited: all but those that have delivered and those that
+    /// have withdrawn and are not expected back.
+    fn awaited<'s>(
+        &'s self,
+        study: &'s Study,
+        received: &'s BTreeMap<SiteId, Digest>,
+    ) -> impl Iterator<Item = &'s SiteId> {
+        let sites = study.sites.iter().map(|participant| &participant.site);
+        sites.filter(|site| {
+            let gone = self.withdrawn.get(*site).is_some_and(|w| !w.may_return);
+            !gone && !received.contains_key(*site)
+        })
+    }
+
+    /// Ends the open round before its deadline when nothing is awaited any more, or when what is awaited cannot
+    /// make up the quorum. A later attempt could not reach it either: the study ends.
+    fn close_early(&mut self, study: &Study) -> Vec<Effect> {
+        let Phase::Training { plan, received, .. } = &self.phase else {
+            return Vec::new();
+        };
+        let awaited = self.awaited(study, received).count();
+        let (reachable, quorum) = (received.len() + awaited, study.schedule.quorum);
+        if reachable >= quorum as usize {
+            return if awaited == 0 {
+                self.aggregate(study)
+            } else {
+                Vec::new()
+            };
+        }
+        let (plan, received) = (plan.clone(), received.clone());
+        let gone: Vec<String> = (self.withdrawn.iter())
+            .filter(|(site, withdrawal)| !withdrawal.may_return && !received.contains_key(*site))
+            .map(|(site, withdrawal)| format!("{site} ({})", withdrawal.code))
+            .collect();
+        let reason = format!(
+            "round {} cannot reach its quorum of {quorum}: withdrawn {}",
+            plan.round,
+            gone.join(", ")
+        );
+        let missing = self.why_missing(study, &received, Missing::NotAwaited);
+        let reachable = reachable as u32;
+        let outcome = Outcome::QuorumOutOfReach { reachable, quorum };
+        self.close(study, &plan, received, missing, outcome);
+        let cause = Cause::QuorumMissed;
+        self.phase = Phase::Failed { cause, reason };
+        let (round, attempt) = (plan.round, plan.attempt);
+        vec![
+            Effect::ForgetUpdates { round, attempt },
+            Effect::AnnounceEnd,
+        ]
+    }
+
+    /// Why each site without a stored update is missing; `otherwise` where nothing was said or refused.
+    fn why_missing(
+        &self,
+        study: &Study,
+        received: &BTreeMap<SiteId, Digest>,
+        otherwise: Missing,
+    ) -> BTreeMap<SiteId, Missing> {
+        let refused = match &self.phase {
+            Phase::Training { refused, .. } => refused.clone(),
+            _ => BTreeMap::new(),
+        };
+        let sites = study.sites.iter().map(|participant| &participant.site);
+        sites
+            .filter(|site| !received.contains_key(*site))
+            .map(|site| {
+                let why = match (self.withdrawn.get(site), refused.get(site)) {
+                    (Some(withdrawal), _) => Missing::Withdrawn {
+                        code: withdrawal.code.clone(),
+                        reason: withdrawal.reason.clone(),
+                    },
+                    (None, Some(code)) => Missing::Refused { code: code.clone() },
+                    (None, None) => otherwise.clone(),
+                };
+                (site.clone(), why)
+            })
+            .collect()
     }
 
     fn look_at_the_clock(&mut self, study: &Study, now: Timestamp) -> Vec<Effect> {
-        let Phase::Training { plan, received } = &self.phase else {
+        let Phase::Training { plan, received, .. } = &self.phase else {
             return Vec::new();
         };
         if now < plan.deadline {
             return Vec::new();
         }
         if received.len() >= study.schedule.quorum as usize {
-            return self.aggregate();
+            return self.aggregate(study);
         }
         let (plan, received) = (plan.clone(), received.clone());
         let outcome = Outcome::QuorumMissed {
             received: received.len() as u32,
             quorum: study.schedule.quorum,
         };
-        self.close(study, &plan, received, outcome);
+        let missing = self.why_missing(study, &received, Missing::Late);
+        self.close(study, &plan, received, missing, outcome);
         let forget = Effect::ForgetUpdates {
             round: plan.round,
             attempt: plan.attempt,
@@ -465,12 +646,13 @@ impl Coordination {
         [forget].into_iter().chain(next).collect()
     }
 
-    fn aggregate(&mut self) -> Vec<Effect> {
-        let Phase::Training { plan, received } = &self.phase else {
+    fn aggregate(&mut self, study: &Study) -> Vec<Effect> {
+        let Phase::Training { plan, received, .. } = &self.phase else {
             return Vec::new();
         };
         let (plan, contributors) = (plan.clone(), received.clone());
         self.phase = Phase::Aggregating {
+            missing: self.why_missing(study, &contributors, Missing::Late),
             plan: plan.clone(),
             contributors: contributors.clone(),
         };
@@ -485,11 +667,13 @@ impl Coordination {
         model: Digest,
         now: Timestamp,
     ) -> Result<Vec<Effect>, Unexpected> {
-        let (plan, contributors) = match &self.phase {
-            Phase::Aggregating { plan, contributors }
-                if plan.round == round && plan.attempt == attempt =>
-            {
-                (plan.clone(), contributors.clone())
+        let (plan, contributors, missing) = match &self.phase {
+            Phase::Aggregating {
+                plan,
+                contributors,
+                missing,
+            } if plan.round == round && plan.attempt == attempt => {
+                (plan.clone(), contributors.clone(), missing.clone())
             }
             _ => {
                 return match self.record(round, attempt).map(|record| &record.outcome) {
@@ -501,7 +685,8 @@ impl Coordination {
             }
         };
         self.model = model;
-        self.close(study, &plan, contributors, Outcome::Committed { model });
+        let outcome = Outcome::Committed { model };
+        self.close(study, &plan, contributors, missing, outcome);
         let forget = Effect::ForgetUpdates { round, attempt };
         let next = if round == study.schedule.rounds {
             self.phase = Phase::Finished;
@@ -522,15 +707,21 @@ impl Coordination {
         outcome: Outcome,
     ) -> Result<Vec<Effect>, Unexpected> {
         match (&self.phase, &outcome) {
-            (Phase::Aggregating { plan, contributors }, Outcome::SumFailed { code, .. })
-                if (plan.round, plan.attempt) == (round, attempt) =>
-            {
+            (
+                Phase::Aggregating {
+                    plan,
+                    contributors,
+                    missing,
+                },
+                Outcome::SumFailed { code, .. },
+            ) if (plan.round, plan.attempt) == (round, attempt) => {
                 let (plan, contributors) = (plan.clone(), contributors.clone());
+                let missing = missing.clone();
                 self.phase = Phase::Failed {
                     cause: Cause::SumFailed,
                     reason: format!("the updates of round {round} could not be summed ({code})"),
                 };
-                self.close(study, &plan, contributors, outcome);
+                self.close(study, &plan, contributors, missing, outcome);
                 Ok(vec![Effect::AnnounceEnd])
             }
             (
@@ -551,6 +742,7 @@ impl Coordination {
         study: &Study,
         plan: &RoundPlan,
         received: BTreeMap<SiteId, Digest>,
+        why_missing: BTreeMap<SiteId, Missing>,
         outcome: Outcome,
     ) {
         let missing = study
@@ -564,6 +756,7 @@ impl Coordination {
             attempt: plan.attempt,
             received,
             missing,
+            why_missing,
             outcome,
         });
     }

@@ -9,9 +9,13 @@
 //! and the site agent drive the same objects.
 
 mod coordination;
+mod countersigned;
 mod participation;
+mod withdrawal;
 
 pub use coordination::{
     Cause, Coordination, Effect, Event, Outcome, Phase, RejectUpdate, RoundRecord, Unexpected,
 };
+pub use countersigned::{Countersigned, LedgerHead, Receipt};
 pub use participation::{Assignment, Participation, RefusePlan, Sealed, SiteEffect};
+pub use withdrawal::{InvalidWithdrawal, Missing, Withdrawal};

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use consilium_core::{Digest, GroupName, RoundPlan, Study};
 use serde::{Deserialize, Serialize};
 
+use crate::countersigned::Receipt;
+
 /// Where a site stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Participation {
@@ -41,6 +43,9 @@ pub struct Assignment {
     /// SHA-256 of each group that this site shares, little-endian f32, in the model that the plan or the end
     /// names. What the site downloads is compared with them.
     pub groups: BTreeMap<GroupName, Digest>,
+    /// The highest head of this site's privacy ledger that the server has seen, signed by it; nothing before the
+    /// first update.
+    pub ledger: Option<Receipt>,
 }
 
 impl Assignment {

@@ -6,7 +6,8 @@ use consilium_core::study::{
 };
 use consilium_core::{Digest, ModelManifest, Seed, SiteId, Study, TensorSpec};
 use consilium_rounds::{
-    Assignment, Coordination, Effect, Event, Outcome, Participation, Phase, SiteEffect,
+    Assignment, Coordination, Effect, Event, InvalidWithdrawal, Missing, Outcome, Participation,
+    Phase, SiteEffect, Withdrawal,
 };
 use proptest::prelude::*;
 
@@ -174,6 +175,212 @@ fn a_round_without_quorum_closes_as_failed_says_so_and_is_tried_again() {
             .contains(&Effect::AnnounceEnd)
     );
     assert!(matches!(coordination.phase, Phase::Failed { .. }));
+}
+
+fn withdrawal(may_return: bool) -> Withdrawal {
+    Withdrawal {
+        round: 1,
+        attempt: 1,
+        code: "privacy_budget_exhausted".into(),
+        reason: "the privacy budget does not cover the next round".into(),
+        may_return,
+    }
+}
+
+fn withdrawn(name: &str, may_return: bool) -> Event {
+    Event::Withdrawn {
+        site: site(name),
+        withdrawal: withdrawal(may_return),
+    }
+}
+
+fn aggregated(round: u32) -> Event {
+    Event::Aggregated {
+        round,
+        attempt: 1,
+        model: Digest::of(&round.to_le_bytes()),
+        now: Timestamp(0),
+    }
+}
+
+#[test]
+fn a_site_that_withdraws_is_not_waited_for_in_this_round_or_the_next() {
+    let study = study(2, 0);
+    let mut coordination = started(&study);
+    coordination.handle(&study, stored("a", 1, 1)).unwrap();
+    assert_eq!(
+        coordination.handle(&study, withdrawn("c", false)).unwrap(),
+        []
+    );
+    let before = coordination.clone();
+    // Repeated, also from a later round: nothing changes.
+    let mut again = withdrawal(false);
+    again.round = 2;
+    for withdrawal in [withdrawal(false), again] {
+        let site = site("c");
+        let event = Event::Withdrawn { site, withdrawal };
+        assert_eq!(coordination.handle(&study, event).unwrap(), []);
+        assert_eq!(coordination, before);
+    }
+    for round in [1, 2] {
+        coordination.handle(&study, stored("a", round, 1)).unwrap();
+        let effects = coordination.handle(&study, stored("b", round, 1)).unwrap();
+        assert!(
+            matches!(&effects[..], [Effect::Aggregate { contributors, .. }] if contributors.len() == 2)
+        );
+        coordination.handle(&study, aggregated(round)).unwrap();
+    }
+    for record in coordination.closed.iter() {
+        assert_eq!(record.missing, [site("c")]);
+        let code = withdrawal(false).code;
+        let reason = withdrawal(false).reason;
+        assert_eq!(
+            record.why_missing,
+            [(site("c"), Missing::Withdrawn { code, reason })].into()
+        );
+    }
+    assert_eq!(coordination.phase, Phase::Finished);
+}
+
+#[test]
+fn the_last_one_to_withdraw_closes_the_round_that_the_others_have_answered() {
+    let study = study(1, 0);
+    let mut coordination = started(&study);
+    for name in ["a", "b"] {
+        coordination.handle(&study, stored(name, 1, 1)).unwrap();
+    }
+    let effects = coordination.handle(&study, withdrawn("c", false)).unwrap();
+    assert!(matches!(&effects[..], [Effect::Aggregate { .. }]));
+    // An update that is stored is used, whatever its site says afterwards.
+    let mut coordination = started(&study);
+    coordination.handle(&study, stored("a", 1, 1)).unwrap();
+    coordination.handle(&study, withdrawn("a", false)).unwrap();
+    coordination.handle(&study, stored("b", 1, 1)).unwrap();
+    let effects = coordination.handle(&study, stored("c", 1, 1)).unwrap();
+    assert!(
+        matches!(&effects[..], [Effect::Aggregate { contributors, .. }] if contributors.len() == 3)
+    );
+}
+
+#[test]
+fn a_quorum_out_of_reach_fails_the_round_and_the_study_at_once_and_names_who_withdrew() {
+    let study = study(2, 5);
+    let mut coordination = started(&study);
+    coordination.handle(&study, stored("a", 1, 1)).unwrap();
+    coordination.handle(&study, withdrawn("b", false)).unwrap();
+    let effects = coordination.handle(&study, withdrawn("c", false)).unwrap();
+    let (round, attempt) = (1, 1);
+    assert_eq!(
+        effects,
+        [
+            Effect::ForgetUpdates { round, attempt },
+            Effect::AnnounceEnd
+        ]
+    );
+    let record = &coordination.closed[0];
+    let (reachable, quorum) = (1, 2);
+    assert_eq!(
+        record.outcome,
+        Outcome::QuorumOutOfReach { reachable, quorum }
+    );
+    assert_eq!(record.why_missing.len(), 2);
+    let reason = coordination.end().unwrap().unwrap_err();
+    for words in ["quorum of 2", "b (privacy_budget_exhausted)", "c ("] {
+        assert!(reason.contains(words), "{reason}");
+    }
+    // Both withdrew after they had delivered: the next round is not opened.
+    let mut coordination = started(&study);
+    for name in ["a", "b"] {
+        coordination.handle(&study, stored(name, 1, 1)).unwrap();
+        coordination.handle(&study, withdrawn(name, false)).unwrap();
+    }
+    coordination.handle(&study, stored("c", 1, 1)).unwrap();
+    let effects = coordination.handle(&study, aggregated(1)).unwrap();
+    assert_eq!(effects.last(), Some(&Effect::AnnounceEnd));
+    assert_eq!(coordination.committed_rounds(), 1);
+    assert_eq!(
+        coordination.closed[1].why_missing[&site("c")],
+        Missing::NotAwaited
+    );
+}
+
+#[test]
+fn a_site_that_may_return_is_awaited_and_one_that_returned_is_awaited_again() {
+    let study = study(1, 0);
+    let mut coordination = started(&study);
+    for name in ["a", "b"] {
+        coordination.handle(&study, stored(name, 1, 1)).unwrap();
+    }
+    assert_eq!(
+        coordination.handle(&study, withdrawn("c", true)).unwrap(),
+        []
+    );
+    assert!(coordination.open_plan().is_some());
+    coordination.handle(&study, AFTER).unwrap();
+    coordination.handle(&study, aggregated(1)).unwrap();
+    assert!(matches!(
+        coordination.closed[0].why_missing[&site("c")],
+        Missing::Withdrawn { .. }
+    ));
+    let mut coordination = started(&study);
+    coordination.handle(&study, withdrawn("c", false)).unwrap();
+    let returned = Event::Returned { site: site("c") };
+    for _ in 0..2 {
+        assert_eq!(coordination.handle(&study, returned.clone()).unwrap(), []);
+        assert!(coordination.withdrawn.is_empty());
+    }
+    coordination.handle(&study, stored("a", 1, 1)).unwrap();
+    assert_eq!(coordination.handle(&study, stored("b", 1, 1)).unwrap(), []);
+    // Whoever delivers has returned.
+    coordination.handle(&study, withdrawn("c", true)).unwrap();
+    let effects = coordination.handle(&study, stored("c", 1, 1)).unwrap();
+    assert_eq!(effects.len(), 1);
+    assert!(coordination.withdrawn.is_empty());
+}
+
+#[test]
+fn who_was_late_and_whose_update_was_refused_is_told_apart() {
+    let study = study(1, 1);
+    let mut coordination = started(&study);
+    coordination.handle(&study, stored("a", 1, 1)).unwrap();
+    let refused = |name: &str, attempt| Event::UpdateRefused {
+        site: site(name),
+        round: 1,
+        attempt,
+        code: "update_wrong_groups".into(),
+    };
+    // Of another attempt, of a stranger, of a site whose update is there: not this round's matter.
+    for event in [refused("b", 2), refused("x", 1), refused("a", 1)] {
+        let before = coordination.clone();
+        assert_eq!(coordination.handle(&study, event).unwrap(), []);
+        assert_eq!(coordination, before);
+    }
+    coordination.handle(&study, refused("b", 1)).unwrap();
+    coordination.handle(&study, AFTER).unwrap();
+    let code = "update_wrong_groups".into();
+    assert_eq!(
+        coordination.closed[0].why_missing,
+        [
+            (site("b"), Missing::Refused { code }),
+            (site("c"), Missing::Late)
+        ]
+        .into()
+    );
+}
+
+#[test]
+fn a_withdrawal_that_is_no_plain_text_is_refused() {
+    assert_eq!(withdrawal(true).check(), Ok(()));
+    for code in ["", "Bad", "with space", &"x".repeat(65)] {
+        let mut bad = withdrawal(true);
+        bad.code = code.to_owned();
+        assert_eq!(bad.check(), Err(InvalidWithdrawal::Code), "{code}");
+    }
+    for reason in ["two\nlines", "\u{1b}[31m", &"x".repeat(201)] {
+        let mut bad = withdrawal(true);
+        bad.reason = reason.to_owned();
+        assert_eq!(bad.check(), Err(InvalidWithdrawal::Reason), "{reason}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use consilium_core::{GroupName, SiteId, Study};
-use consilium_rounds::{Coordination, RoundRecord};
+use consilium_rounds::{Coordination, LedgerHead, RoundRecord};
 use sqlx::Row as _;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqlitePool;
@@ -313,6 +313,50 @@ impl ServerStore {
         Ok(())
     }
 
+    /// The highest head that each site has shown of its privacy ledger.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`].
+    pub async fn ledger_heads(&self) -> Result<BTreeMap<SiteId, LedgerHead>, ServerStoreError> {
+        let rows = sqlx::query("SELECT site, length, head FROM ledger_head")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| self.failed(error))?;
+        let unreadable =
+            |error: &dyn std::fmt::Display| self.failed(Trouble::Unreadable(error.to_string()));
+        rows.iter()
+            .map(|row| {
+                let site: String = row.try_get(0).map_err(|error| self.failed(error))?;
+                let length: i64 = row.try_get(1).map_err(|error| self.failed(error))?;
+                let head: String = row.try_get(2).map_err(|error| self.failed(error))?;
+                let ledger = LedgerHead {
+                    length: length.unsigned_abs(),
+                    head: head.parse().map_err(|error| unreadable(&error))?,
+                };
+                Ok((site.parse().map_err(|error| unreadable(&error))?, ledger))
+            })
+            .collect()
+    }
+
+    /// Records the head of a site's ledger in place of the one before.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`].
+    pub async fn keep_ledger_head(
+        &self,
+        site: &SiteId,
+        ledger: &LedgerHead,
+    ) -> Result<(), ServerStoreError> {
+        sqlx::query("INSERT OR REPLACE INTO ledger_head (site, length, head) VALUES (?, ?, ?)")
+            .bind(site.as_str())
+            .bind(i64::try_from(ledger.length).unwrap_or(i64::MAX))
+            .bind(ledger.head.to_string())
+            .execute(&self.pool)
+            .await
+            .map_err(|error| self.failed(error))?;
+        Ok(())
+    }
+
     fn failed(&self, trouble: impl Into<Trouble>) -> ServerStoreError {
         ServerStoreError::from_sqlite(&self.path, trouble.into())
     }
@@ -468,5 +512,24 @@ mod tests {
             .unwrap();
         let before: Coordination = serde_json::from_str(&text).unwrap();
         assert_eq!(before, coordination);
+    }
+
+    #[tokio::test]
+    async fn the_newest_head_of_every_ledger_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ServerStore::open(folder.path()).await.unwrap();
+        let head = |length| LedgerHead {
+            length,
+            head: consilium_core::Digest::of(&[length as u8]),
+        };
+        for (site, length) in [("a", 1), ("b", 7), ("a", 3)] {
+            let site = site.parse().unwrap();
+            store.keep_ledger_head(&site, &head(length)).await.unwrap();
+        }
+        store.pool.close().await;
+        let store = ServerStore::open(folder.path()).await.unwrap();
+        let [a, b] = ["a", "b"].map(|site| site.parse().unwrap());
+        let expected = BTreeMap::from([(a, head(3)), (b, head(7))]);
+        assert_eq!(store.ledger_heads().await.unwrap(), expected);
     }
 }

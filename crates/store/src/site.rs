@@ -95,10 +95,13 @@ pub struct StoredMetric {
 }
 
 mod error;
+mod halt;
 mod privacy;
+mod receipts;
 mod rows;
 
 pub use error::SiteStoreError;
+pub use halt::Halt;
 pub use privacy::PrivacyEvent;
 use rows::json;
 

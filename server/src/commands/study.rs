@@ -5,7 +5,7 @@ use std::path::Path;
 use consilium_core::clock::Timestamp;
 use consilium_core::{Digest, ModalityKey, SiteId, Study, StudyId, TaskKey};
 use consilium_ops::{Format, OperatorError, output};
-use consilium_rounds::{Coordination, Outcome, Phase};
+use consilium_rounds::{Coordination, Outcome, Phase, Withdrawal};
 use serde::Serialize;
 
 use super::stored;
@@ -53,6 +53,8 @@ pub struct SiteStanding {
     pub delivered: Option<bool>,
     /// Committed rounds that used its update.
     pub rounds_used: u32,
+    /// Where and why it does not go on, if it has said so.
+    pub withdrawn: Option<Withdrawal>,
 }
 
 impl Standing {
@@ -61,10 +63,10 @@ impl Standing {
     pub fn of(study: &Study, coordination: &Coordination) -> Self {
         let (state, present) = match &coordination.phase {
             Phase::AwaitStart => ("not_started", None),
-            Phase::Training { plan, received } => ("training", Some((plan, received))),
-            Phase::Aggregating { plan, contributors } => {
-                ("aggregating", Some((plan, contributors)))
-            }
+            Phase::Training { plan, received, .. } => ("training", Some((plan, received))),
+            Phase::Aggregating {
+                plan, contributors, ..
+            } => ("aggregating", Some((plan, contributors))),
             Phase::Finished => ("finished", None),
             Phase::Failed { .. } => ("failed", None),
         };
@@ -98,6 +100,7 @@ impl Standing {
                     declared_patients: participant.declared_patients,
                     delivered: present.map(|(_, updates)| updates.contains_key(&participant.site)),
                     rounds_used: used(&participant.site),
+                    withdrawn: coordination.withdrawn.get(&participant.site).cloned(),
                 })
                 .collect(),
         }
@@ -127,8 +130,12 @@ impl Standing {
                 Some(false) => "; update awaited",
                 None => "",
             };
+            let withdrawn = match &site.withdrawn {
+                Some(withdrawal) => format!("; {}", super::round::withdrawn(withdrawal)),
+                None => String::new(),
+            };
             text.push_str(&format!(
-                "  site {}: {}, {}, {} patients declared, in {} rounds{delivered}\n",
+                "  site {}: {}, {}, {} patients declared, in {} rounds{delivered}{withdrawn}\n",
                 site.site, site.modality, site.task, site.declared_patients, site.rounds_used
             ));
         }

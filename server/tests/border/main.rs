@@ -5,8 +5,10 @@
 mod consortium;
 
 mod downloads;
+mod ledgers;
 mod peers;
 mod rounds;
 mod statements;
 mod storage;
 mod uploads;
+mod withdrawals;

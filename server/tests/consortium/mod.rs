@@ -255,6 +255,7 @@ impl Consortium {
                 })
                 .collect(),
             privacy: Vec::new(),
+            ledger: None,
         };
         const CHUNK: usize = MAX_CHUNK_BYTES / 4;
         let chunks = update.0.iter().flat_map(|(group, values)| {

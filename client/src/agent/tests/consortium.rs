@@ -10,7 +10,7 @@ use consilium_core::study::{
 };
 use consilium_core::vector::values_to_bytes;
 use consilium_core::{ModelManifest, Seed, TensorSpec};
-use consilium_rounds::Assignment;
+use consilium_rounds::{Assignment, Countersigned, LedgerHead, Receipt, Withdrawal};
 use dp_rs::adjacency::Adjacency;
 use dp_rs::agreement::{AgreedPlan, Agreement};
 use dp_rs::clipping::ClipRule;
@@ -172,6 +172,16 @@ pub struct Script {
     /// Uploads during which the process is killed, before and after the update has arrived.
     pub dies_before: u32,
     pub dies_after: u32,
+    /// Withdrawals during which the process is killed.
+    pub dies_before_withdrawal: u32,
+    /// Withdrawals that came, and whether each was on the site's disk by then.
+    pub told: Vec<(Withdrawal, bool)>,
+    /// Returns that came.
+    pub returned: u32,
+    /// The newest head of the site's ledger that came with an update.
+    pub head: Option<LedgerHead>,
+    /// The site that receipts are about, if it is another one.
+    pub receipt_of: Option<SiteId>,
 }
 
 impl Script {
@@ -195,6 +205,11 @@ impl Server {
         }
     }
 
+    /// Not signed: the connection would have checked that.
+    fn receipt(&self) -> Option<Receipt> {
+        receipt(&self.study, &self.script.lock().unwrap())
+    }
+
     pub fn arrived(&self) -> Vec<Arrived> {
         self.script.lock().unwrap().arrived.clone()
     }
@@ -209,6 +224,21 @@ impl Server {
     }
 }
 
+fn receipt(study: &Study, script: &Script) -> Option<Receipt> {
+    let said = Countersigned {
+        study: study.digest(),
+        site: (script.receipt_of.clone()).unwrap_or_else(|| "a".parse().unwrap()),
+        ledger: script.head?,
+        at: Timestamp(0),
+    };
+    Some(Receipt {
+        statement: serde_json::to_vec(&said).unwrap(),
+        scheme: 0,
+        signature: Vec::new(),
+        certificate: Vec::new(),
+    })
+}
+
 impl Peer for Server {
     async fn study(&mut self, _: &StudyId) -> Result<Vec<u8>, PeerError> {
         Ok(serde_json::to_vec(&self.study).unwrap())
@@ -219,6 +249,7 @@ impl Peer for Server {
         let (round, attempt) = script.open();
         let digest = Digest::of(&values_to_bytes(&initial().0[&"trunk".parse().unwrap()]));
         let mut assignment = Assignment {
+            ledger: receipt(&self.study, &script),
             sealed_was_used: question.sealed.and_then(|sealed| {
                 let place = (sealed.round, sealed.attempt);
                 (place < (round, attempt)).then(|| !script.fails.contains(&place))
@@ -251,7 +282,8 @@ impl Peer for Server {
         sealed: Sealed,
         update: Arc<ModelVector>,
         _: Option<Transcript>,
-    ) -> Result<bool, PeerError> {
+        head: Option<LedgerHead>,
+    ) -> Result<Uploaded, PeerError> {
         let offer = (sealed, ModelVector::clone(&update));
         self.script.lock().unwrap().offered.push(offer);
         let killed = || PeerError::Nonsense("killed".into());
@@ -265,12 +297,33 @@ impl Peer for Server {
             if !known {
                 script.arrived.push(Arrived { sealed, ledger });
             }
+            script.head = head.or(script.head);
             known
         };
         if self.dies(|script| &mut script.dies_after) {
             return Err(killed());
         }
-        Ok(known)
+        Ok(Uploaded {
+            already_stored: known,
+            ledger: self.receipt(),
+        })
+    }
+
+    async fn withdraw(&mut self, _: Digest, withdrawal: &Withdrawal) -> Result<(), PeerError> {
+        if self.dies(|script| &mut script.dies_before_withdrawal) {
+            return Err(PeerError::Nonsense("killed".into()));
+        }
+        // What the disk says at this moment.
+        let halt = self.store.halted(&self.study.name).await.unwrap();
+        let durable = halt.is_some_and(|halt| halt.withdrawal == *withdrawal);
+        let mut script = self.script.lock().unwrap();
+        script.told.push((withdrawal.clone(), durable));
+        Ok(())
+    }
+
+    async fn rejoin(&mut self, _: Digest) -> Result<(), PeerError> {
+        self.script.lock().unwrap().returned += 1;
+        Ok(())
     }
 }
 

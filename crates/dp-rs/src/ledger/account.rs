@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Moment;
 use super::budget::{Budget, Exhausted, NotAdmitted};
 use super::entry::Entry;
 use crate::accounting::{Accountant, AccountingError, Guarantee, Profile};
@@ -21,6 +22,7 @@ pub struct Account {
     simulated: bool,
     against: Against,
     releases: usize,
+    period: Option<(Moment, Moment)>,
 }
 
 /// Entries that cannot be accounted for together.
@@ -66,6 +68,8 @@ impl Account {
             account.add(transcript.unit, &transcript.events)?;
             account.releases += 1;
             account.against = account.against.weaker(transcript.against);
+            let (first, last) = account.period.unwrap_or((entry.at, entry.at));
+            account.period = Some((first.min(entry.at), last.max(entry.at)));
             account.simulated |= transcript.randomness == Randomness::SimulationSeeded;
             if !account.noise_levels.contains(&transcript.noise_level) {
                 account.noise_levels.push(transcript.noise_level);
@@ -107,6 +111,12 @@ impl Account {
     #[must_use]
     pub fn releases(&self) -> usize {
         self.releases
+    }
+
+    /// The earliest and the latest moment of an entry; nothing where there is none.
+    #[must_use]
+    pub fn period(&self) -> Option<(Moment, Moment)> {
+        self.period
     }
 
     /// Every noise level that was used.

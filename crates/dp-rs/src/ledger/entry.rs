@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::Moment;
 use crate::plan::Transcript;
 
 /// Stands before the first entry.
@@ -29,11 +30,13 @@ pub struct Record {
     pub transcript: Transcript,
 }
 
-/// A [`Record`] with its number and the hashes that chain it to the one before.
+/// A [`Record`] with its number, its time and the hashes that chain it to the one before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Number in the ledger, from 1 without gaps.
     pub sequence: u64,
+    /// When it was written, by the clock of the machine that wrote it.
+    pub at: Moment,
     /// What was released.
     #[serde(flatten)]
     pub record: Record,
@@ -44,9 +47,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(sequence: u64, previous: &str, record: Record) -> Self {
+    pub(super) fn new(sequence: u64, at: Moment, previous: &str, record: Record) -> Self {
         let mut entry = Self {
             sequence,
+            at,
             record,
             previous: previous.to_owned(),
             sha256: String::new(),

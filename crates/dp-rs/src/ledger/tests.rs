@@ -30,12 +30,17 @@ fn record(study: &str, round: u32, events: Repeated) -> Record {
     }
 }
 
+/// The moment of round `round`, an hour after the one before.
+fn at(round: u32) -> Moment {
+    Moment::from_unix_milliseconds(1_772_366_400_000 + u64::from(round) * 3_600_000)
+}
+
 fn ledger() -> Ledger {
     let mut ledger = Ledger::default();
     for round in 1..=4 {
-        ledger.append(record("first", round, steps(1.0, 50)));
+        ledger.append(record("first", round, steps(1.0, 50)), at(round));
     }
-    ledger.append(record("second", 1, steps(1.3, 20)));
+    ledger.append(record("second", 1, steps(1.3, 20)), at(5));
     ledger
 }
 
@@ -57,6 +62,7 @@ fn what_is_stored_is_read_back_and_every_change_is_found() {
     assert_eq!(read(&json).unwrap(), ledger);
     // Every field of the third entry, one at a time.
     for (path, value) in [
+        ("/2/at", serde_json::json!("2026-03-01T15:00:00.001Z")),
         ("/2/study", serde_json::json!("other")),
         ("/2/round", serde_json::json!(9)),
         ("/2/attempt", serde_json::json!(2)),
@@ -105,7 +111,7 @@ fn entries_that_are_missing_moved_or_replaced_are_found() {
     // Written anew with its own correct hash: the next one does not follow it.
     let mut replaced = entries.clone();
     let previous = replaced[1].previous.clone();
-    replaced[1] = Entry::new(2, &previous, record("first", 2, steps(1.0, 1)));
+    replaced[1] = Entry::new(2, at(2), &previous, record("first", 2, steps(1.0, 1)));
     assert_eq!(
         Ledger::from_entries(replaced),
         Err(BrokenLedger::Previous { sequence: 3 })
@@ -118,8 +124,8 @@ fn entries_that_are_missing_moved_or_replaced_are_found() {
 #[test]
 fn an_entry_is_pushed_only_after_the_one_it_was_made_for() {
     let mut ledger = ledger();
-    let next = ledger.following(record("second", 2, steps(1.3, 20)));
-    let rival = ledger.following(record("second", 3, steps(1.3, 20)));
+    let next = ledger.following(record("second", 2, steps(1.3, 20)), at(6));
+    let rival = ledger.following(record("second", 3, steps(1.3, 20)), at(6));
     assert_eq!(ledger.len(), 5);
     ledger.push(next.clone()).unwrap();
     let (expected, got) = (7, 6);
@@ -144,7 +150,7 @@ fn merged_entries_cost_what_their_steps_cost_at_once() {
     // 500 steps at rate 0.02 and multiplier 1 cost 2.7734 (accountant.json, d01).
     let mut ten = Ledger::default();
     for round in 1..=10 {
-        ten.append(record("first", round, steps(1.0, 50)));
+        ten.append(record("first", round, steps(1.0, 50)), at(round));
     }
     assert!((epsilon(ten.total()) - 2.7734).abs() < 2e-3);
     assert_eq!(ten.total().unwrap().events(), [steps(1.0, 500)]);
@@ -169,7 +175,7 @@ fn a_budget_is_kept_to_the_last_bit() {
     let ledger = ledger();
     let account = ledger.total().unwrap();
     let mut with = ledger.clone();
-    with.append(record("third", 1, steps(1.1, 30)));
+    with.append(record("third", 1, steps(1.1, 30)), at(6));
     let exactly = epsilon(with.total());
     let admitted = account.admit(Unit::Patient, &steps(1.1, 30), budget(exactly));
     assert_eq!(admitted.unwrap().epsilon(), exactly);
@@ -203,7 +209,10 @@ fn how_often_something_is_affordable_is_what_admitting_one_by_one_gives() {
         .admit(Unit::Patient, &round, budget)
         .is_ok()
     {
-        ledger.append(record("first", 5 + admitted, round.clone()));
+        ledger.append(
+            record("first", 5 + admitted, round.clone()),
+            at(5 + admitted),
+        );
         admitted += 1;
     }
     assert_eq!(affordable, u64::from(admitted));
@@ -234,7 +243,7 @@ fn other_units_and_neighbours_are_never_summed() {
     };
     let refused = account.admit(Unit::Patient, &replaced, budget(100.0));
     assert!(matches!(refused, Err(NotAdmitted::Mixed(_))), "{refused:?}");
-    ledger.append(record("third", 1, replaced));
+    ledger.append(record("third", 1, replaced), at(6));
     let mixed = ledger.total().unwrap_err();
     assert_eq!(mixed.other, (Unit::Patient, Adjacency::ReplaceOne));
     // Each study on its own still has its number.
@@ -245,7 +254,7 @@ fn other_units_and_neighbours_are_never_summed() {
 fn a_release_without_protection_exhausts_every_budget_for_good() {
     let mut ledger = ledger();
     let events = Event::non_private().repeated(1, Adjacency::AddRemove);
-    ledger.append(record("open", 1, events));
+    ledger.append(record("open", 1, events), at(6));
     assert_eq!(epsilon(ledger.total()), f64::INFINITY);
     let account = ledger.total().unwrap();
     let refused = account.admit(Unit::Patient, &steps(100.0, 1), budget(1e9));
@@ -259,7 +268,7 @@ fn seeds_and_noise_levels_are_told() {
     let mut seeded = record("third", 1, steps(1.0, 1));
     seeded.transcript.randomness = Randomness::SimulationSeeded;
     seeded.transcript.noise_level = NoiseLevel::Fast;
-    ledger.append(seeded);
+    ledger.append(seeded, at(6));
     let account = ledger.total().unwrap();
     assert!(account.is_simulated());
     assert_eq!(
@@ -289,4 +298,20 @@ fn what_limits_nothing_is_no_budget() {
             .admit(Unit::Patient, &steps(9.0, 1), none)
             .is_err()
     );
+}
+
+#[test]
+fn a_clock_that_was_set_back_is_told_and_changes_nothing_else() {
+    let mut ledger = ledger();
+    assert!(ledger.clock_went_back().is_empty());
+    let period = ledger.total().unwrap().period();
+    assert_eq!(period, Some((at(1), at(5))));
+    for (round, hour) in [(2, 3), (3, 4), (4, 0)] {
+        ledger.append(record("second", round, steps(1.3, 20)), at(hour));
+    }
+    assert_eq!(ledger.clock_went_back(), [6, 8]);
+    let read = Ledger::from_entries(ledger.entries().to_vec());
+    assert_eq!(read, Ok(ledger.clone()));
+    assert_eq!(ledger.total().unwrap().period(), Some((at(0), at(5))));
+    assert_eq!(Account::default().period(), None);
 }

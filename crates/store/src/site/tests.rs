@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use consilium_core::clock::Timestamp;
 use consilium_core::study::{Aggregation, ModelChoice, Randomness, Schedule, WeightRule};
 use consilium_core::{ModelManifest, RoundPlan, Seed};
-use consilium_rounds::{Assignment, SiteEffect};
+use consilium_rounds::{Assignment, LedgerHead, Receipt, SiteEffect, Withdrawal};
 
 use super::*;
 
@@ -314,4 +314,86 @@ async fn a_full_disk_leaves_the_last_state() {
         .unwrap_err();
     assert_eq!(error.code(), "store_disk_full");
     assert_eq!(opened.participation().await, before);
+}
+
+#[tokio::test]
+async fn where_a_site_stopped_is_kept_until_it_goes_on() {
+    let opened = accepted().await;
+    let never_accepted = "another".parse().unwrap();
+    let digest = opened.study.digest();
+    let mut withdrawal = Withdrawal {
+        round: 3,
+        attempt: 1,
+        code: "privacy_budget_exhausted".into(),
+        reason: "no budget".into(),
+        may_return: false,
+    };
+    for study in [&opened.study.name, &never_accepted] {
+        assert_eq!(opened.store.halted(study).await.unwrap(), None);
+        opened.store.halt(study, digest, &withdrawal).await.unwrap();
+        opened.store.halt_was_told(study).await.unwrap();
+    }
+    // Another halt has not been told yet.
+    withdrawal.round = 4;
+    opened
+        .store
+        .halt(&never_accepted, digest, &withdrawal)
+        .await
+        .unwrap();
+    let opened = opened.reopened().await;
+    let told = async |study| {
+        let halt = opened.store.halted(study).await.unwrap().unwrap();
+        assert_eq!(halt.digest, digest);
+        (halt.withdrawal.round, halt.told)
+    };
+    assert_eq!(told(&opened.study.name).await, (3, true));
+    assert_eq!(told(&never_accepted).await, (4, false));
+    opened.store.go_on(&never_accepted).await.unwrap();
+    assert_eq!(opened.store.halted(&never_accepted).await.unwrap(), None);
+    assert_eq!(told(&opened.study.name).await, (3, true));
+}
+
+#[tokio::test]
+async fn receipts_of_a_ledger_are_only_added() {
+    let opened = accepted().await;
+    let name = &opened.study.name;
+    let head = |length, of: &[u8]| LedgerHead {
+        length,
+        head: Digest::of(of),
+    };
+    let receipt = |of: &str| Receipt {
+        statement: of.as_bytes().to_vec(),
+        scheme: 0x0403,
+        signature: vec![1, 2, 3],
+        certificate: vec![4, 5],
+    };
+    let kept = [
+        (head(1, b"one"), receipt("one")),
+        (head(2, b"two"), receipt("two")),
+        (head(2, b"another"), receipt("another")),
+    ];
+    for (head, receipt) in &kept {
+        opened
+            .store
+            .keep_receipt(name, head, receipt)
+            .await
+            .unwrap();
+    }
+    // The same head signed again: the first one stays.
+    let again = receipt("again");
+    let kept_again = opened.store.keep_receipt(name, &kept[0].0, &again);
+    kept_again.await.unwrap();
+    for forbidden in [
+        "DELETE FROM ledger_receipt",
+        "UPDATE ledger_receipt SET length = 1 WHERE length = 2",
+    ] {
+        let refused = sqlx::query(forbidden).execute(&opened.store.pool).await;
+        refused.expect_err(forbidden);
+    }
+    let mut got = opened.store.receipts().await.unwrap();
+    assert_eq!(got.len(), 3);
+    got.sort_by_key(|(_, _, receipt)| kept.iter().position(|(_, one)| one == receipt));
+    for ((study, head, receipt), expected) in got.into_iter().zip(kept) {
+        assert_eq!((&study, (head, receipt)), (name, expected));
+    }
 }

@@ -289,3 +289,17 @@ async fn the_process_that_is_killed() {
     reached();
     std::future::pending().await
 }
+
+#[tokio::test]
+async fn entries_that_settle_a_ledger_are_added_all_or_none() {
+    let opened = accepted().await;
+    seal(&opened, 1, &event(1)).await.unwrap();
+    // The second one does not follow the first.
+    let broken = opened.store.settle_ledger(&[event(2), event(4)]).await;
+    broken.unwrap_err();
+    assert_eq!(opened.store.privacy_ledger().await.unwrap(), [event(1)]);
+    let settled = [event(2), event(3)];
+    opened.store.settle_ledger(&settled).await.unwrap();
+    let ledger = opened.store.privacy_ledger().await.unwrap();
+    assert_eq!(ledger, [event(1), event(2), event(3)]);
+}

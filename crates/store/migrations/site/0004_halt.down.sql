@@ -1,0 +1,2 @@
+-- Forgets where this site stopped.
+DROP TABLE halt;
