@@ -97,8 +97,7 @@ impl SiteNetwork {
         let engine = match flow.into_tape(&features) {
             Some((tape, output)) => {
                 let dropout = self.dropout_mask(dims, dropout).map(host_values);
-                let books =
-                    self.books(batch, &mask, members, kept, tape, output, dims, dropout)?;
+                let books = self.books(batch, &mask, members, kept, tape, output, dims, dropout)?;
                 Engine::Books(Box::new(books))
             }
             None => {
