@@ -83,7 +83,7 @@ const SITES: [RGBColor; 8] = [
 /// # Errors
 /// When plotters refuses the figure, which would be our mistake.
 pub fn privacy_curve(sweep: &Sweep) -> Result<String, String> {
-    svg((820, 460), |root| {
+    svg((860, 440), |root| {
         let levels: Vec<String> = (sweep.curves.first().into_iter())
             .flat_map(|curve| &curve.points)
             .map(|point| match point.level.0 {
@@ -92,15 +92,16 @@ pub fn privacy_curve(sweep: &Sweep) -> Result<String, String> {
             })
             .collect();
         let last = levels.len().saturating_sub(1) as f64;
-        let mut chart = ChartBuilder::on(root)
+        let (field, names) = root.split_horizontally(600);
+        let mut chart = ChartBuilder::on(&field)
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(50)
-            .right_y_label_area_size(230)
             .build_cartesian_2d(-0.3..last + 0.3, 0.3_f64..1.0)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
             .x_labels(2 * levels.len() + 1)
             .x_label_formatter(&|place| {
                 let whole = (place - place.round()).abs() < 1e-6;
@@ -110,7 +111,11 @@ pub fn privacy_curve(sweep: &Sweep) -> Result<String, String> {
             .x_desc("epsilon of every site over the whole study")
             .y_desc(format!("primary metric, {} part", sweep.split))
             .draw()?;
+        let chance = [(-0.3, 0.5), (last + 0.3, 0.5)];
+        let dashes = CONSTANT.stroke_width(1);
+        chart.draw_series(DashedLineSeries::new(chance, 4, 4, dashes))?;
         let count = sweep.curves.len().max(1) as f64;
+        let mut line = 30;
         for (index, curve) in sweep.curves.iter().enumerate() {
             let colour = SITES[index % SITES.len()];
             // Beside each other, or their bars would hide one another.
@@ -121,36 +126,21 @@ pub fn privacy_curve(sweep: &Sweep) -> Result<String, String> {
                     Some((place, point.mean?, point.deviation.unwrap_or(0.0)))
                 })
                 .collect();
-            let line = points.iter().map(|&(x, y, _)| (x, y));
-            chart.draw_series(LineSeries::new(line, colour.stroke_width(2)))?;
-            let bars = points.iter().map(|&(x, y, spread)| {
+            let means = points.iter().map(|&(x, y, _)| (x, y));
+            chart.draw_series(LineSeries::new(means, colour.stroke_width(2)))?;
+            chart.draw_series(points.iter().map(|&(x, y, spread)| {
                 PathElement::new([(x, y - spread), (x, y + spread)], colour.stroke_width(1))
-            });
-            chart.draw_series(bars)?;
-            let dots = points
-                .iter()
-                .map(|&(x, y, _)| Circle::new((x, y), 4, colour.filled()));
-            chart
-                .draw_series(dots)?
-                .label(format!("{} ({})", curve.site, curve.metric))
-                .legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
+            }))?;
+            let dots = (points.iter()).map(|&(x, y, _)| Circle::new((x, y), 4, colour.filled()));
+            chart.draw_series(dots)?;
+            names.draw(&Circle::new((8, line), 4, colour.filled()))?;
+            let name = format!("{} ({})", curve.site, curve.metric);
+            names.draw(&Text::new(name, (20, line - 6), ("sans-serif", 13)))?;
+            line += 20;
         }
-        let constant = [(-0.3, 0.5), (last + 0.3, 0.5)];
-        chart
-            .draw_series(DashedLineSeries::new(
-                constant,
-                4,
-                4,
-                CONSTANT.stroke_width(1),
-            ))?
-            .label("no better than chance")
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], CONSTANT));
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::Coordinate(540, 20))
-            .background_style(WHITE.mix(0.85))
-            .border_style(CONSTANT)
-            .draw()?;
+        names.draw(&PathElement::new([(0, line), (16, line)], dashes))?;
+        let name = "no better than chance";
+        names.draw(&Text::new(name, (20, line - 6), ("sans-serif", 13)))?;
         Ok(())
     })
 }

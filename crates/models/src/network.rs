@@ -42,7 +42,8 @@ pub struct SiteNetwork {
     modalities: Vec<ModalityKey>,
     tasks: Vec<TaskKey>,
     device: Device,
-    pub(crate) parts: Parts,
+    /// On the heap: a thousand tensors by value fill the stack of a small thread.
+    pub(crate) parts: Box<Parts>,
 }
 
 /// One modality of a batch of records: two views of the same records, or one that serves as both.
@@ -178,11 +179,11 @@ impl SiteNetwork {
             modalities: modalities.into_iter().collect(),
             tasks: tasks.into_iter().collect(),
             device: device.clone(),
-            parts: Parts {
+            parts: Box::new(Parts {
                 stems,
                 trunk,
                 heads,
-            },
+            }),
         })
     }
 
@@ -223,7 +224,7 @@ impl SiteNetwork {
             return self.clone();
         }
         Self {
-            parts: self.parts.valid(),
+            parts: Box::new(self.parts.valid()),
             device: self.device.clone().inner(),
             ..self.clone()
         }
@@ -236,7 +237,7 @@ impl SiteNetwork {
             trained: trained.iter(),
         };
         Self {
-            parts: self.parts.clone().map(&mut freeze),
+            parts: Box::new(Parts::clone(&self.parts).map(&mut freeze)),
             ..self.clone()
         }
     }
@@ -293,7 +294,7 @@ impl SiteNetwork {
             tensors: tensors.into_iter(),
             device,
         };
-        self.parts = self.parts.clone().map(&mut writer);
+        self.parts = Box::new(Parts::clone(&self.parts).map(&mut writer));
     }
 
     /// The feature map of a batch (section 10.3): each view's modality fills its own slot with view a; every

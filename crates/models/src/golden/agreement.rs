@@ -34,7 +34,7 @@ fn run(spec: &EhpalNet, precision: Precision) -> (Vec<f64>, BTreeMap<String, Vec
             (spec.name.as_str(), moved)
         })
         .collect();
-    network.parts = fill(network.parts, &specs, precision, &device, |spec| {
+    *network.parts = fill(*network.parts.clone(), &specs, precision, &device, |spec| {
         weights[spec.name.as_str()].clone()
     });
     let inputs = [1.0, 2.0, 3.0, 4.0].map(|phase| {
@@ -45,7 +45,7 @@ fn run(spec: &EhpalNet, precision: Precision) -> (Vec<f64>, BTreeMap<String, Vec
     let dims = features.dims();
     let direction = precision.tensor(&wave(dims.iter().product(), 9.0), dims, &device);
     let mut gradients = (features.0.clone() * direction).sum().backward();
-    let found = collect(&network.parts, &mut gradients);
+    let found = collect(&*network.parts, &mut gradients);
     let names = specs.into_iter().map(|spec| spec.name);
     (host(features.0), names.zip(found).collect())
 }

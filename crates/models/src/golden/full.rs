@@ -413,7 +413,7 @@ fn full(case: &serde_json::Value, files: &[PathBuf]) {
             missing.is_empty(),
             "tensors that we do not have: {missing:?}"
         );
-        network.parts = fill(network.parts, &specs, precision, &device, weight);
+        *network.parts = fill(*network.parts.clone(), &specs, precision, &device, weight);
         let inputs = [1, 2, 3, 4].map(|m| {
             let shape = vec![1, side, side, channels];
             let len = shape.iter().product();
@@ -475,7 +475,7 @@ fn full(case: &serde_json::Value, files: &[PathBuf]) {
             precision.gradient(),
         );
         let mut gradients = total.backward();
-        let found = collect(&network.parts, &mut gradients);
+        let found = collect(&*network.parts, &mut gradients);
         let norms: Vec<f64> = case["grad_l2"]
             .as_object()
             .unwrap()
