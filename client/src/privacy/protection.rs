@@ -134,10 +134,6 @@ impl Protection {
         let ledger = &standing.ledger;
         let spent = ledger.study(self.study.as_str());
         let spent = spent.map_err(|mixed| self.mixed(mixed))?;
-        let budget = Budget::new(self.agreement.epsilon, self.agreement.delta);
-        let budget = budget.map_err(|error| self.other_steps(error.to_string()))?;
-        self.hold(Whose::Study, &spent, cost, budget)?;
-        // The number of steps binds as well, whatever they cost.
         self.judged(Whose::Study, self.agreement.admit(&spent, cost))?;
         if let Some(unprotected) = standing.unprotected.first() {
             return Err(Refusal::Unprotected {

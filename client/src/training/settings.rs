@@ -280,4 +280,42 @@ mod tests {
             assert!(problem.contains(named), "{problem}");
         }
     }
+
+    #[test]
+    fn private_steps_train_the_head_unless_more_is_named() {
+        let tensor = |name: &str, group: GroupName| TensorSpec {
+            name: name.into(),
+            group,
+            shape: vec![2],
+        };
+        let key = "icu.v1".parse().unwrap();
+        let task = "binary.died.v1".parse().unwrap();
+        let tensors = [
+            tensor("stem.icu.v1.dense1.kernel", GroupName::stem(&key)),
+            tensor("stem.icu.v1.norm.gamma", GroupName::stem(&key)),
+            tensor("ehf512.norm_a.beta", GroupName::trunk()),
+            tensor("ehf512.pw.kernel", GroupName::trunk()),
+            tensor("head.binary.died.v1.kernel", GroupName::head(&task)),
+        ];
+        let trained = |parts: Option<&[&str]>| {
+            let mut settings = settings(Decay::Constant);
+            settings.private.trained = parts.map(|parts| {
+                let parts = parts.iter();
+                parts.map(|&part| TrainedPart(part.into())).collect()
+            });
+            tensors.each_ref().map(|t| settings.trains_privately(t))
+        };
+        assert_eq!(trained(None), [false, false, false, false, true]);
+        assert_eq!(trained(Some(&["norms"])), [false, true, true, false, false]);
+        assert_eq!(
+            trained(Some(&["stem", "trunk"])),
+            [true, true, true, true, false]
+        );
+        let first = ["stem.icu.v1.dense1", "head"];
+        assert_eq!(trained(Some(&first)), [true, false, false, false, true]);
+        // Whole words only.
+        assert_eq!(trained(Some(&["stem.icu.v1.dense"])), [false; 5]);
+        let private = settings(Decay::Constant).as_private(100);
+        assert_eq!((private.batch, private.local_steps), (34, 5));
+    }
 }

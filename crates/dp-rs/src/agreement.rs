@@ -184,17 +184,22 @@ impl Agreement {
         if *events != self.plan.events(events.count) || events.count == 0 {
             return Err(NotAdmitted::OtherSteps);
         }
-        let (taken, agreed) = (self.taken(account), self.steps);
-        if taken.saturating_add(events.count) > agreed && !injected(Fault::StepsBeyondAgreement) {
-            let asked = events.count;
-            return Err(NotAdmitted::Steps(StepsExhausted {
-                taken,
-                asked,
-                agreed,
-            }));
+        let (taken, asked, agreed) = (self.taken(account), events.count, self.steps);
+        let too_many = NotAdmitted::Steps(StepsExhausted {
+            taken,
+            asked,
+            agreed,
+        });
+        // More at once than in all: the accountant need not be asked.
+        if asked > agreed && !injected(Fault::StepsBeyondAgreement) {
+            return Err(too_many);
         }
         let budget = Budget::new(self.epsilon, self.delta)?;
-        account.admit(self.plan.unit(), events, budget)
+        let spending = account.admit(self.plan.unit(), events, budget)?;
+        if taken.saturating_add(asked) > agreed && !injected(Fault::StepsBeyondAgreement) {
+            return Err(too_many);
+        }
+        Ok(spending)
     }
 }
 

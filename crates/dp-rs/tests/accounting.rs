@@ -551,3 +551,16 @@ fn a_guarantee_carries_what_must_be_said_with_it() {
     let json = serde_json::to_value(profile.epsilon(0.0).unwrap()).unwrap();
     assert_eq!(json["epsilon"], "infinity");
 }
+
+#[test]
+fn more_steps_than_can_be_counted_cost_no_finite_number_and_no_panic() {
+    for steps in [1 << 53, u64::MAX] {
+        let event = Event::poisson_gaussian(1.0, 0.02).unwrap();
+        let events = [event.repeated(steps, AddRemove)];
+        let profile = Profile::of(&events, AddRemove).unwrap();
+        match profile.epsilon(1e-5) {
+            Ok(guarantee) => assert!(guarantee.epsilon > 1e9, "{}", guarantee.epsilon),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}

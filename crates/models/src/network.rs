@@ -294,7 +294,7 @@ impl SiteNetwork {
             tensors: tensors.into_iter(),
             device,
         };
-        self.parts = Box::new(Parts::clone(&self.parts).map(&mut writer));
+        *self.parts = Parts::clone(&self.parts).map(&mut writer);
     }
 
     /// The feature map of a batch (section 10.3): each view's modality fills its own slot with view a; every

@@ -299,3 +299,33 @@ fn what_couples_patients_is_refused_by_name() {
         "{error}"
     );
 }
+
+#[test]
+fn a_step_moves_what_is_trained_and_nothing_else_whatever_the_decay() {
+    let site = site("row", "labels", &[40]);
+    let decaying = OptimiserRule::Adam {
+        rate: 0.1,
+        weight_decay: 0.5,
+    };
+    let head = |spec: &consilium_core::TensorSpec| spec.name.starts_with("head.");
+    let mut trainer = site.trainer(&spec(8, 32, 0.0), decaying, &Device::flex());
+    let before = trainer.network().groups();
+    let tensors = trainer.network().manifest().tensors.clone();
+    let lengths = tensors.iter().filter(|tensor| head(tensor));
+    let gradient = vec![1.0; lengths.map(|tensor| tensor.len()).sum()];
+    let too_long = vec![1.0; gradient.len() + 1];
+    assert!(trainer.apply(&too_long, head, 1.0).is_err());
+    assert_eq!(trainer.network().groups(), before);
+    trainer.apply(&gradient, head, 1.0).unwrap();
+    for (group, values) in trainer.network().groups().0 {
+        let old = &before.0[&group];
+        if group.as_str().starts_with("head/") {
+            // Decay by 0.1 * 0.5, then a first step of Adam: the rate against the sign.
+            for (new, old) in values.iter().zip(old) {
+                assert!((new - (old * 0.95 - 0.1)).abs() < 1e-5, "{new} {old}");
+            }
+        } else {
+            assert_eq!(&values, old, "{group}");
+        }
+    }
+}

@@ -71,6 +71,10 @@ impl Composition {
         let log_delta = delta.ln();
         let (strongest, bound) =
             minimise(1.0, |lambda| (self.log_moment(lambda) - log_delta) / lambda);
+        if !bound.is_finite() {
+            // More repetitions than moments can be computed of: nothing is promised.
+            return f64::INFINITY;
+        }
         let mut epsilon = bound;
         for _ in 0..TILTS {
             if epsilon <= 0.0 {
