@@ -9,9 +9,11 @@ use consilium_core::clock::{Clock as _, SystemClock};
 use consilium_core::study::PrivacyMode;
 use consilium_core::{ModelVector, SiteId, Study};
 use consilium_data::{Cohort, Part};
-use consilium_models::{DeviceChoice, Prediction};
+use consilium_models::DeviceChoice;
 use consilium_ops::OperatorError;
-use consilium_site::training::{SiteRecords, SiteTraining, constant_metrics, primary_metric};
+use consilium_site::training::{
+    SiteRecords, SiteTraining, constant_metrics, metrics, primary_metric,
+};
 use consilium_site::work::{LocalWork, MetricValue};
 
 use crate::errors::{failed_federation, failed_work};
@@ -229,12 +231,18 @@ fn measure(
     let local = training
         .train_alone(&mut |progress| watch.local(&site.name, progress))
         .map_err(at_site)?;
-    models.push(("local", local.clone()));
-    let mut arms = Vec::new();
+    models.push(("local", local));
+    let (mut arms, mut tested) = (Vec::new(), Vec::new());
     for (arm, model) in &models {
         let mut values = Vec::new();
         for part in Part::ALL {
-            values.extend(training.evaluate_on(model, part).map_err(at_site)?);
+            let predictions = training.predict(model, part, 0).map_err(at_site)?;
+            let targets = training.targets_of(part);
+            let task = training.task();
+            values.extend(metrics(task, &predictions, &targets, part.as_str()));
+            if part == Part::Test {
+                tested.push(predictions);
+            }
         }
         arms.push((*arm, values));
     }
@@ -242,10 +250,8 @@ fn measure(
     let train_targets = training.targets_of(Part::Train);
     let constant = constant_metrics(training.task(), &train_targets, &targets, "test");
     arms.push(("constant", constant));
-    let mut predict = |model: &ModelVector| -> Result<Vec<Prediction>, OperatorError> {
-        training.predict(model, Part::Test, 0).map_err(at_site)
-    };
-    let (one, other) = (predict(&models[0].1)?, predict(&local)?);
+    // The federated model came first, the local one last.
+    let (one, other) = (&tested[0], &tested[tested.len() - 1]);
     let patients: Vec<u32> = training
         .records()
         .test
@@ -257,7 +263,7 @@ fn measure(
         site.name.as_str(),
         training.task(),
         &targets,
-        [&one, &other],
+        [one, other],
         &patients,
     );
     Ok(Measured { arms, difference })

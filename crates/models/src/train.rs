@@ -198,7 +198,7 @@ impl Trainer {
                 }
             }
         }
-        post_step(&self.network, &mut self.weights);
+        post_step(&self.network, &mut self.weights, trained);
         let mut rest = self.weights.as_slice();
         let tensors = self.network.tensor_specs().iter().map(|spec| {
             let (values, tail) = rest.split_at(spec.len());
@@ -211,13 +211,16 @@ impl Trainer {
     }
 }
 
-/// What holds after every step: `kappa` within the clip of `exp(kappa)` (section 6.2), and with the raw
+/// What holds of the trained tensors after every step: `kappa` within the clip of `exp(kappa)` (section 6.2), and with the raw
 /// parametrisation the projection of S (section 6.4). Data-independent.
-fn post_step(network: &SiteNetwork, weights: &mut [f32]) {
+fn post_step(network: &SiteNetwork, weights: &mut [f32], trained: impl Fn(&TensorSpec) -> bool) {
     let mut start = 0;
     for spec in network.tensor_specs() {
         let values = &mut weights[start..start + spec.len()];
         start += spec.len();
+        if !trained(spec) {
+            continue;
+        }
         if spec.name.ends_with(".curvature_log") {
             for value in values {
                 *value = value.clamp(0.1_f32.ln(), 10.0_f32.ln());
