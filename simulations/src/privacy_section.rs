@@ -1,10 +1,10 @@
 //! `[privacy]` of a scenario: what is to be guaranteed, turned into one agreement a site.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
-use consilium_core::SiteId;
 use consilium_core::study::{PrivacyMode, WeightRule};
+use consilium_core::{GroupName, ModelManifest, SiteId};
 use consilium_ops::OperatorError;
 use dp_rs::accounting::calibration::{Target, noise_multiplier};
 use dp_rs::adjacency::Adjacency;
@@ -72,7 +72,7 @@ pub enum ClipChoice {
     Flat,
     /// Scaled to just below the clip norm, whatever its length (Bu et al. 2023, AUTO-S): no norm to tune.
     Automatic,
-    /// Stem, trunk and head on their own, with equal shares of the clip norm.
+    /// Each of stem, trunk and head that is trained on its own, with equal shares of the clip norm.
     PerGroup,
 }
 
@@ -96,9 +96,6 @@ impl Default for PrivacySection {
 /// Epsilon of a study that does not say its own.
 const DEFAULT_EPSILON: f64 = 8.0;
 
-/// Parameter groups of a site: stem, trunk, head.
-const GROUPS: usize = 3;
-
 impl PrivacySection {
     /// One agreement a site; none where nothing is protected.
     ///
@@ -107,6 +104,7 @@ impl PrivacySection {
     pub fn agreements(
         &self,
         scenario: &Scenario,
+        manifest: &ModelManifest,
     ) -> Result<BTreeMap<SiteId, Agreement>, OperatorError> {
         let mut agreements = BTreeMap::new();
         if self.mode == PrivacyMode::NoneSimulationOnly {
@@ -167,7 +165,17 @@ impl PrivacySection {
             let rule = match self.clip {
                 ClipChoice::Flat => ClipRule::flat(norm),
                 ClipChoice::Automatic => ClipRule::automatic(norm),
-                ClipChoice::PerGroup => ClipRule::per_group_uniform(norm, GROUPS),
+                ClipChoice::PerGroup => {
+                    let held = [
+                        GroupName::stem(&section.modality),
+                        GroupName::trunk(),
+                        GroupName::head(&section.task),
+                    ];
+                    let tensors = manifest.tensors.iter().filter(|t| held.contains(&t.group));
+                    let trained = tensors.filter(|tensor| training.trains_privately(tensor));
+                    let groups: BTreeSet<_> = trained.map(|tensor| &tensor.group).collect();
+                    ClipRule::per_group_uniform(norm, groups.len())
+                }
             };
             let records = u32::try_from(training.max_records_per_patient).unwrap_or(u32::MAX);
             let plan = Plan::new(PlanSettings {

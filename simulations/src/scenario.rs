@@ -348,7 +348,7 @@ fn study(
     manifest: ModelManifest,
     initial: &ModelVector,
 ) -> Result<Study, OperatorError> {
-    let mut agreements = scenario.privacy.agreements(scenario)?;
+    let mut agreements = scenario.privacy.agreements(scenario, &manifest)?;
     let sites: Vec<Participant> = scenario
         .sites
         .iter()

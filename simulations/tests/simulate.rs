@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use consilium::outcome::Outcome;
-use consilium::privacy_section::AgainstChoice;
+use consilium::privacy_section::{AgainstChoice, ClipChoice};
 use consilium::scenario::{CohortChoice, Loaded, Scenario};
 use consilium::simulate::{Options, simulate};
 use consilium_core::study::{PrivacyMode, WeightRule};
 use consilium_models::DeviceChoice;
 use consilium_ops::OperatorError;
+use consilium_site::training::TrainedPart;
+use dp_rs::agreement::AgreedPlan;
 use dp_rs::noise::{NoiseLevel, Randomness};
+use dp_rs::plan::Clip;
 
 fn small() -> Loaded {
     Loaded::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/small.toml")).unwrap()
@@ -243,6 +246,31 @@ fn exact_noise_is_for_whole_updates_and_refused_for_gradients() {
     let error = gradients.map(|_| ()).unwrap_err();
     assert_eq!(error.code, "scenario_privacy");
     assert!(error.to_string().contains("hardened"), "{error}");
+}
+
+#[test]
+fn groups_are_clipped_on_their_own_whichever_are_trained() {
+    for (trained, groups) in [(None, 1), (Some(["stem", "head"]), 2)] {
+        let loaded = variant(|scenario| {
+            scenario.privacy.clip = ClipChoice::PerGroup;
+            for training in scenario.training.values_mut() {
+                let parts = trained.map(|parts| parts.map(|part| TrainedPart(part.into())).into());
+                training.private.trained = parts;
+            }
+        })
+        .unwrap();
+        for agreement in loaded.agreements().values() {
+            let AgreedPlan::Steps(plan) = &agreement.plan else {
+                panic!("steps were agreed to");
+            };
+            let Clip::Fixed(rule) = &plan.settings().clip else {
+                panic!("the clip is fixed");
+            };
+            assert_eq!(rule.groups(), groups);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        run(&loaded, &folder.path().join("run"), 2).unwrap();
+    }
 }
 
 #[test]
