@@ -9,6 +9,7 @@ type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 const FEDERATED: RGBColor = RGBColor(0, 90, 160);
 const LOCAL: RGBColor = RGBColor(210, 110, 0);
+const UNPROTECTED: RGBColor = RGBColor(0, 158, 115);
 const CONSTANT: RGBColor = RGBColor(140, 140, 140);
 
 /// Per site the test metric of the federated, the local and the constant model.
@@ -41,11 +42,14 @@ pub fn comparison(outcome: &Outcome) -> Result<String, String> {
             })
             .draw()?;
         type Pick = fn(&crate::outcome::SiteRow) -> Option<f64>;
-        let arms: [(&str, RGBColor, i32, Pick); 3] = [
+        let mut arms: Vec<(&str, RGBColor, i32, Pick)> = vec![
             ("constant", CONSTANT, 3, |row| row.constant),
             ("local only", LOCAL, 5, |row| row.local),
-            ("federated", FEDERATED, 6, |row| row.federated),
         ];
+        if outcome.sites.iter().any(|row| row.unprotected.is_some()) {
+            arms.push(("not private", UNPROTECTED, 5, |row| row.unprotected));
+        }
+        arms.push(("federated", FEDERATED, 6, |row| row.federated));
         for (label, colour, size, pick) in arms {
             let points = outcome.sites.iter().enumerate().filter_map(|(index, row)| {
                 let place = SegmentValue::CenterOf(rows - 1 - index as i32);

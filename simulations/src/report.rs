@@ -5,7 +5,15 @@ use crate::outcome::{Outcome, SiteRow, bytes};
 /// The page; `figures` are SVG texts that stand under the table.
 #[must_use]
 pub fn html(outcome: &Outcome, seed: u64, figures: &[String]) -> String {
-    let rows: String = outcome.sites.iter().map(row).collect();
+    let private = outcome.sites.iter().any(|site| site.privacy.is_some());
+    let rows: String = (outcome.sites.iter())
+        .map(|site| row(site, private))
+        .collect();
+    let protected = if private {
+        "<th>ε</th><th>not private</th>"
+    } else {
+        ""
+    };
     let figures: String = figures
         .iter()
         .map(|svg| format!("<figure>{svg}</figure>\n"))
@@ -24,7 +32,7 @@ pub fn html(outcome: &Outcome, seed: u64, figures: &[String]) -> String {
          <p>{rounds} rounds, seed {seed}. All sites together received {down} and sent {up} of model values. \
          No secure aggregation was in use.</p>\n{privacy}\
          <table><thead><tr><th>site</th><th>cohort</th><th>task</th><th>train / test</th><th>metric</th>\
-         <th>federated</th><th>local only</th><th>constant</th><th>difference [95 %]</th>\
+         <th>federated</th>{protected}<th>local only</th><th>constant</th><th>difference [95 %]</th>\
          <th>exchanged</th><th>stayed local</th></tr></thead><tbody>\n{rows}</tbody></table>\n\
          <p class=\"note\">Difference: federated minus local on the site's test part, one seed. Interval: \
          bootstrap over patients with both models fixed; it does not cover the spread over \
@@ -49,7 +57,7 @@ table{border-collapse:collapse;font-size:.9rem}th,td{padding:.3rem .6rem;border-
 text-align:left}td:last-child{overflow-wrap:anywhere}td.n{text-align:right;font-variant-numeric:tabular-nums}.note{color:#444}\
 figure{margin:1.5rem 0}svg{max-width:100%;height:auto}code{word-break:break-all}";
 
-fn row(row: &SiteRow) -> String {
+fn row(row: &SiteRow, private: bool) -> String {
     let number = |value: Option<f64>| value.map_or("undefined".into(), |v| format!("{v:.3}"));
     let difference = match (row.difference, row.interval) {
         (Some(value), Some([low, high])) => format!("{value:+.3} [{low:+.3}, {high:+.3}]"),
@@ -60,9 +68,19 @@ fn row(row: &SiteRow) -> String {
         let names: Vec<_> = list.iter().map(ToString::to_string).collect();
         escape(&names.join(", "))
     };
+    let protected = if private {
+        let epsilon = row.privacy.as_ref().map_or_else(
+            || "undefined".into(),
+            |privacy| format!("{:.2}", privacy.epsilon),
+        );
+        let other = number(row.unprotected);
+        format!("<td class=\"n\">{epsilon}</td><td class=\"n\">{other}</td>")
+    } else {
+        String::new()
+    };
     format!(
         "<tr><td>{}</td><td>{} ({})</td><td>{}</td><td class=\"n\">{} / {} {}s</td><td>{}</td>\
-         <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+         <td class=\"n\">{}</td>{}<td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
          <td>{}</td><td>{}</td></tr>\n",
         escape(row.site.as_str()),
         escape(&row.modality),
@@ -73,6 +91,7 @@ fn row(row: &SiteRow) -> String {
         escape(&row.unit),
         escape(&row.metric),
         number(row.federated),
+        protected,
         number(row.local),
         number(row.constant),
         difference,

@@ -63,6 +63,11 @@ fn a_run_folder_explains_itself_and_threads_change_no_byte_of_the_model() {
     assert_eq!(resolved.study.digest(), small().study.digest());
     let text = outcome.to_text();
     assert!(text.contains("simulated") && text.contains(&outcome.final_model_sha256.to_string()));
+    let report = std::fs::read_to_string(one.join("report.html")).unwrap();
+    let epsilon = outcome.sites[0].privacy.as_ref().unwrap().epsilon;
+    for said in ["<th>not private</th>", &format!(">{epsilon:.2}</td>")] {
+        assert!(report.contains(said), "{said}");
+    }
 }
 
 #[test]
