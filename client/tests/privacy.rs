@@ -74,17 +74,22 @@ fn near(value: &Value, expected: f64) -> bool {
     (value.as_f64().unwrap() - expected).abs() < 1e-9
 }
 
+/// More than these studies can spend, at a site that simulates.
+fn budget() -> Option<SiteBudget> {
+    Some(SiteBudget {
+        epsilon: 100.0,
+        delta: None,
+        allow_simulation: true,
+        trust_server_with_single_updates: false,
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_spent() {
     let agreement = agreement(u64::from(consortium::ROUNDS) + 1);
     let (study, initial) = private_study(&agreement);
     let mut real = Real::new();
-    real.budget = Some(SiteBudget {
-        epsilon: 100.0,
-        delta: None,
-        allow_simulation: true,
-        trust_server_with_single_updates: false,
-    });
+    real.budget = budget();
     let state = ServerState::of(study, initial);
     let server = real.consortium.serve(Arc::clone(&state)).await;
     let config = real.config("a");
@@ -238,12 +243,7 @@ async fn a_program_whose_ledger_was_lost_sends_nothing_until_the_lost_release_is
     let agreement = agreement(rounds + 1);
     let (study, initial) = private_study(&agreement);
     let mut real = Real::new();
-    real.budget = Some(SiteBudget {
-        epsilon: 100.0,
-        delta: None,
-        allow_simulation: true,
-        trust_server_with_single_updates: false,
-    });
+    real.budget = budget();
     let state = ServerState::of(study, initial);
     let server = real.consortium.serve(Arc::clone(&state)).await;
     let config = real.config("a");
