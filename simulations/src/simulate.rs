@@ -194,21 +194,9 @@ fn measure_all(
     // Not the same objects as in the federation: the local arm must owe nothing to it.
     let mut jobs = Vec::new();
     for site in sites {
-        let joined = |finished: &Finished| {
-            let mut model = finished.global.clone();
-            model.extend(&finished.local[&site.name]);
-            model
-        };
-        let held: Vec<_> = loaded
-            .study
-            .participant(&site.name)
-            .map(|p| p.groups())
-            .into_iter()
-            .flatten()
-            .collect();
-        let mut models = vec![(FEDERATED, joined(finished).restricted_to(&held))];
+        let mut models = vec![(FEDERATED, held(&loaded.study, finished, &site.name))];
         if let Some(other) = unprotected {
-            models.push((UNPROTECTED, joined(other).restricted_to(&held)));
+            models.push((UNPROTECTED, held(&loaded.study, other, &site.name)));
         }
         jobs.push((site, models));
     }
@@ -217,6 +205,16 @@ fn measure_all(
     })
     .into_iter()
     .collect()
+}
+
+/// What a site holds at the end: its part of the global model, and the groups that stayed.
+pub(crate) fn held(study: &Study, finished: &Finished, site: &SiteId) -> ModelVector {
+    let mut model = finished.global.clone();
+    model.extend(&finished.local[site]);
+    let groups = study
+        .participant(site)
+        .map(|participant| participant.groups());
+    model.restricted_to(groups.iter().flatten())
 }
 
 fn measure(

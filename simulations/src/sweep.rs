@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use consilium_core::study::PrivacyMode;
@@ -18,7 +19,6 @@ use consilium_data::Part;
 use consilium_models::DeviceChoice;
 use consilium_ops::OperatorError;
 use consilium_site::training::{constant_metrics, primary_metric};
-use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use crate::errors::{failed_federation, failed_work};
@@ -88,8 +88,10 @@ impl Options {
 struct Cell {
     level: Level,
     seed: u64,
-    /// What was run: a changed scenario is run anew.
+    /// What was run, and on what: a changed scenario or cohort is run anew.
     study_sha256: Digest,
+    /// Of the cohorts as the scenario's own seed gives them.
+    data_sha256: Digest,
     split: String,
     rows: Vec<CellRow>,
 }
@@ -103,6 +105,8 @@ struct CellRow {
     constant: Option<f64>,
     /// What the rounds of this run cost the site's patients.
     epsilon: Option<f64>,
+    /// Scaling was fitted on them outside of epsilon.
+    conditional_on_preprocessing: bool,
 }
 
 /// One point of a site's curve.
@@ -129,6 +133,8 @@ pub struct Curve {
     pub metric: String,
     /// What a constant prediction reaches.
     pub constant: Option<f64>,
+    /// Scaling was fitted on the site's patients outside of epsilon.
+    pub conditional_on_preprocessing: bool,
     /// One point a level.
     pub points: Vec<Point>,
 }
@@ -162,13 +168,16 @@ pub fn sweep(loaded: &Loaded, options: &Options) -> Result<Sweep, OperatorError>
             jobs.push(variant(loaded, level, loaded.scenario.seed + offset)?);
         }
     }
+    let cohorts = simulate::cohorts(loaded, options.threads)?;
+    let hashes: Vec<Digest> = cohorts.iter().map(|site| site.cohort.data_hash()).collect();
+    let data = Digest::of_json(&hashes);
     fs::create_dir_all(&options.out).map_err(at_folder)?;
     let split = options.part().as_str();
     let path = options.out.join("cells.jsonl");
     let mut cells: BTreeMap<Digest, Cell> = known(&path)
         .map_err(at_folder)?
         .into_iter()
-        .filter(|cell| cell.split == split)
+        .filter(|cell| cell.split == split && cell.data_sha256 == data)
         .map(|cell| (cell.study_sha256, cell))
         .collect();
     let missing: Vec<&Variant> = jobs
@@ -180,22 +189,19 @@ pub fn sweep(loaded: &Loaded, options: &Options) -> Result<Sweep, OperatorError>
         .append(true)
         .open(&path)
         .map_err(at_folder)?;
-    let (file, bar) = (Mutex::new(file), ProgressBar::new(jobs.len() as u64));
-    bar.inc((jobs.len() - missing.len()) as u64);
+    let (file, ended) = (
+        Mutex::new(file),
+        AtomicUsize::new(jobs.len() - missing.len()),
+    );
     let done = each_in_threads(
         missing,
         options.threads,
         |variant| -> Result<Cell, OperatorError> {
-            let cell = variant.run(options)?;
+            let cell = variant.run(data, options)?;
             keep(&file, &cell).map_err(at_folder)?;
-            bar.inc(1);
-            eprintln!(
-                "epsilon {}, seed {}: {} of {} done",
-                cell.level,
-                cell.seed,
-                bar.position(),
-                jobs.len()
-            );
+            let ended = ended.fetch_add(1, Ordering::Relaxed) + 1;
+            let (level, seed, all) = (cell.level, cell.seed, jobs.len());
+            eprintln!("epsilon {level}, seed {seed}: {ended} of {all} done");
             Ok(cell)
         },
     );
@@ -246,7 +252,7 @@ impl Variant {
         self.loaded.study.digest()
     }
 
-    fn run(&self, options: &Options) -> Result<Cell, OperatorError> {
+    fn run(&self, data: Digest, options: &Options) -> Result<Cell, OperatorError> {
         let (loaded, part) = (&self.loaded, options.part());
         let sites = simulate::cohorts(loaded, 1)?;
         let work = simulate::works(&loaded.study, &sites, options.device)?;
@@ -262,39 +268,30 @@ impl Variant {
         for site in &sites {
             let at_site = |error| failed_work(error).at(format!("site {}", site.name));
             let mut training = simulate::training(&loaded.study, site, options.device)?;
-            let mut model = finished.global.clone();
-            model.extend(&finished.local[&site.name]);
-            let held: Vec<_> = loaded
-                .study
-                .participant(&site.name)
-                .map(|participant| participant.groups())
-                .into_iter()
-                .flatten()
-                .collect();
-            let values = training
-                .evaluate_on(&model.restricted_to(&held), part)
-                .map_err(at_site)?;
+            let model = simulate::held(&loaded.study, &finished, &site.name);
+            let values = training.evaluate_on(&model, part).map_err(at_site)?;
             let metric = primary_metric(training.task());
             let (known, targets) = (training.targets_of(Part::Train), training.targets_of(part));
             let constant = constant_metrics(training.task(), &known, &targets, part.as_str());
             let pick = |values: &[consilium_site::work::MetricValue]| {
                 values.iter().find(|value| value.metric == metric)?.value
             };
+            let spent = privacy.iter().rfind(|row| row.site == site.name);
             rows.push(CellRow {
                 site: site.name.clone(),
                 metric: metric.into(),
                 value: pick(&values),
                 constant: pick(&constant),
-                epsilon: privacy
-                    .iter()
-                    .rfind(|row| row.site == site.name)
-                    .map(|row| row.epsilon),
+                epsilon: spent.map(|row| row.epsilon),
+                conditional_on_preprocessing: spent
+                    .is_some_and(|row| row.conditional_on_preprocessing),
             });
         }
         Ok(Cell {
             level: self.level,
             seed: loaded.scenario.seed,
             study_sha256: self.digest(),
+            data_sha256: data,
             split: part.as_str().into(),
             rows,
         })
@@ -352,6 +349,9 @@ fn curves(loaded: &Loaded, levels: &[Level], cells: &[&Cell]) -> Vec<Curve> {
                     .first()
                     .map_or_else(String::new, |cell| cell.rows[place].metric.clone()),
                 constant: mean(&constants),
+                conditional_on_preprocessing: cells
+                    .iter()
+                    .any(|cell| cell.rows[place].conditional_on_preprocessing),
                 points: levels.iter().map(point).collect(),
             }
         })
@@ -442,9 +442,22 @@ impl Sweep {
             row.extend(curve.points.iter().map(|point| right(point.to_text())));
             table.add_row(row);
         }
+        let fitted = self
+            .curves
+            .iter()
+            .filter(|c| c.conditional_on_preprocessing);
+        let fitted: Vec<&str> = fitted.map(|curve| curve.site.as_str()).collect();
+        let conditional = if fitted.is_empty() {
+            String::new()
+        } else {
+            format!(
+                "Conditional on preprocessing: scaling and imputation were fitted outside ε at {}.\n",
+                fitted.join(", ")
+            )
+        };
         format!(
             "{table}\n{} part; mean ± standard deviation over {} seeds from {}; ε is of every site, for the updates \
-             of all rounds; inf: nothing clipped, nothing noised.\nSIMULATION: seeded noise protects nobody. \
+             of all rounds; inf: nothing clipped, nothing noised.\n{conditional}SIMULATION: seeded noise protects nobody. \
              Choosing a recipe by such a table is outside ε.\n",
             self.split, self.seeds, self.seed
         )

@@ -36,6 +36,7 @@ fn a_sweep_goes_on_where_it_was_and_ends_the_same() {
         assert_ne!(private.values, open.values);
         assert_eq!(private.values.len(), 2);
     }
+    assert!(found.to_text().contains("Conditional on preprocessing"));
     let cells = folder.path().join("cells.jsonl");
     let text = fs::read_to_string(&cells).unwrap();
     assert!(fs::metadata(folder.path().join("plots/curve.svg")).is_ok());
@@ -47,6 +48,19 @@ fn a_sweep_goes_on_where_it_was_and_ends_the_same() {
     fs::write(&cells, &text[..cut]).unwrap();
     assert_eq!(run(folder.path(), &levels), found);
     assert!(fs::read_to_string(&cells).unwrap().len() > text.len());
+    // Cells of other data are not taken for these.
+    let changed = fs::read_to_string(&cells).unwrap();
+    let first: serde_json::Value =
+        serde_json::from_str(text.trim().lines().next().unwrap()).unwrap();
+    let data = first["data_sha256"].as_str().unwrap();
+    fs::write(
+        &cells,
+        changed.replace(data, &data.replace(&data[..8], "00000000")),
+    )
+    .unwrap();
+    assert_eq!(run(folder.path(), &levels), found);
+    let again = fs::read_to_string(&cells).unwrap();
+    assert_eq!(again.matches(data).count(), 4);
     // Another order of levels, the same cells.
     let turned = run(folder.path(), &[levels[1], levels[0]]);
     assert_eq!(turned.curves[0].points[0], found.curves[0].points[1]);
