@@ -11,6 +11,7 @@ mod error;
 mod faults;
 mod halting;
 mod leaving;
+mod permitting;
 mod spending;
 mod worker;
 
@@ -23,6 +24,7 @@ use consilium_core::clock::Clock;
 use consilium_core::{
     Digest, GroupName, ModelVector, Participant, RoundPlan, SiteId, Study, StudyId,
 };
+use consilium_ops::OperatorError;
 use consilium_rounds::{LedgerHead, Participation, Sealed, SiteEffect};
 use consilium_store::site::{Accepted, Fate, SiteStore, Version};
 use tracing::{info, warn};
@@ -35,12 +37,15 @@ use crate::outcome::Outcome;
 use crate::pause::pause;
 use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
 use crate::preparation::Preparation;
-use crate::privacy::{CohortFacts, Protection, Refusal, SiteBudget, Standing, row};
+use crate::privacy::{CohortFacts, Protection, Refusal, Standing, row};
 use crate::work::{LocalWork, WorkError};
 
 /// Makes the site's work, once the study is known.
 pub type MakeWork =
     Box<dyn FnOnce(&Study, &Participant) -> Result<Box<dyn LocalWork>, WorkError> + Send>;
+
+/// Reads the cohort, once the policy permits the study: what it is, and the work with its records.
+pub type OpenCohort = Box<dyn FnOnce() -> Result<(CohortFacts, MakeWork), OperatorError> + Send>;
 
 /// What an agent is told before it meets the server.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,10 +56,8 @@ pub struct Errand {
     pub study: StudyId,
     /// Where the results are written.
     pub metrics_file: PathBuf,
-    /// The most that this site's patients may spend over all studies; a private study is refused without it.
-    pub budget: Option<SiteBudget>,
-    /// What its cohort is, without its records.
-    pub cohort: CohortFacts,
+    /// The policy file. It is read again before every round and before an update leaves.
+    pub policy: PathBuf,
 }
 
 /// A site in the middle of a study.
@@ -106,7 +109,7 @@ impl<P: Peer> Agent<P> {
         store: SiteStore,
         mut peer: P,
         clock: Arc<dyn Clock>,
-        make_work: MakeWork,
+        open_cohort: OpenCohort,
     ) -> Result<Joined<P>, AgentError> {
         let before = store.accepted(&errand.study).await?;
         if let Some(accepted) = &before
@@ -144,7 +147,7 @@ impl<P: Peer> Agent<P> {
             &document,
             participant,
             before,
-            make_work,
+            open_cohort,
         );
         match ready.await {
             Ok(ready) => {
@@ -239,6 +242,9 @@ impl<P: Peer> Agent<P> {
                     warn!(round, attempt, "update not used");
                 }
                 SiteEffect::Train(plan) => {
+                    if self.waited_for_its_hours().await? {
+                        continue;
+                    }
                     self.train(&plan).await?;
                     step = Step::Worked;
                 }
@@ -255,6 +261,7 @@ impl<P: Peer> Agent<P> {
     async fn train(&mut self, plan: &RoundPlan) -> Result<(), AgentError> {
         let (round, attempt) = (plan.round, plan.attempt);
         info!(round, attempt, "round received");
+        self.permitted()?;
         let admitted = self.admitted().await?;
         self.go_on().await?;
         let global = self.model(plan.model, round - 1).await?;
@@ -303,8 +310,13 @@ impl<P: Peer> Agent<P> {
         let name = &self.study.name;
         let (round, attempt) = (sealed.round, sealed.attempt);
         let update = Arc::new(self.store.sealed_update(name, sealed.digest).await?);
-        // Checked again at the door: what was read back from the disk is what leaves, and it is paid for.
+        // Checked again at the door: what was read back from the disk is what leaves, it is permitted, and it is
+        // paid for.
         leaving::leaves(&self.study, &self.participant, &update)?;
+        if !self.may_send(&update).await? {
+            return Ok(());
+        }
+        let name = &self.study.name;
         let privacy = self.standing.released(name, sealed).cloned();
         if self.protection.is_some() && privacy.is_none() {
             return Err(Refusal::NotRecorded {
@@ -441,7 +453,8 @@ struct Ready {
 }
 
 impl Ready {
-    /// Checks what the study would spend, makes the work, and accepts the study unless it was accepted `before`.
+    /// Holds the study against the policy, checks what it would spend, makes the work, and accepts it unless it was
+    /// accepted `before`. Nothing of the cohort is read before the policy permits it.
     async fn make(
         errand: &Errand,
         store: &SiteStore,
@@ -449,11 +462,16 @@ impl Ready {
         document: &[u8],
         participant: Participant,
         before: Option<Accepted>,
-        make_work: MakeWork,
+        open_cohort: OpenCohort,
     ) -> Result<Self, AgentError> {
+        let policy = permitting::read(&errand.policy)?;
+        policy.judge(&study, &participant)?;
         let standing = Standing::read(store).await?;
         standing.check_all()?;
-        let protection = Protection::of(&study, &participant, errand.budget, &errand.cohort)?;
+        let opened = tokio::task::spawn_blocking(open_cohort).await;
+        let opened = opened.map_err(|_| AgentError::WorkPanicked)?;
+        let (cohort, make_work) = opened.map_err(AgentError::Site)?;
+        let protection = Protection::of(&study, &participant, policy.privacy, &cohort)?;
         // A study that was accepted before may have something to send or to fetch that costs nothing any more.
         if let (None, Some(protection)) = (&before, &protection) {
             protection.admit(&standing, &protection.one_step())?;

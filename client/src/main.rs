@@ -49,6 +49,11 @@ enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
+    /// What this site permits, whatever the consortium asks.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// The privacy ledger: what was spent of the privacy of this site's patients, and what is missing from it.
     Privacy {
         #[command(subcommand)]
@@ -67,6 +72,27 @@ enum ConfigCommand {
     ///
     /// Example: consilium-site config check --config site.toml
     Check {
+        #[command(flatten)]
+        config: ConfigPath,
+    },
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Check the policy file, and hold a study document against it if one is given.
+    ///
+    /// Example: consilium-site policy check --config site.toml --study study.json
+    Check {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// A study document, as the coordinator wrote it.
+        #[arg(long)]
+        study: Option<PathBuf>,
+    },
+    /// Say in plain words what the policy permits.
+    ///
+    /// Example: consilium-site policy explain --config site.toml
+    Explain {
         #[command(flatten)]
         config: ConfigPath,
     },
@@ -207,6 +233,12 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             };
             commands::model::predict(&from.config.config, &wanted, format)
         }
+        Command::Policy {
+            command: PolicyCommand::Check { config, study },
+        } => commands::policy::check(&config.config, study.as_deref(), format),
+        Command::Policy {
+            command: PolicyCommand::Explain { config },
+        } => commands::policy::explain(&config.config, format),
         Command::Privacy {
             command: PrivacyCommand::Show { config, export },
         } => commands::privacy::show(&config.config, export.as_deref(), format),

@@ -10,6 +10,7 @@ use consilium_rounds::RefusePlan;
 use consilium_store::site::SiteStoreError;
 
 use crate::peer::PeerError;
+use crate::policy::Forbidden;
 use crate::privacy::Refusal;
 use crate::work::WorkError;
 
@@ -29,6 +30,12 @@ pub enum AgentError {
     /// The thread that trains ended without an answer.
     #[error("the training thread ended without an answer")]
     WorkPanicked,
+    /// The site's policy.
+    #[error(transparent)]
+    Policy(#[from] Forbidden),
+    /// A file of this site that is not acceptable: the policy, or the cohort.
+    #[error("{0}")]
+    Site(OperatorError),
     /// Privacy: an agreement, a budget, or the ledger.
     #[error(transparent)]
     Privacy(#[from] Refusal),
@@ -127,6 +134,8 @@ impl AgentError {
             Self::Store(error) => error.code(),
             Self::Work(error) => error.code,
             Self::WorkPanicked => "work_panicked",
+            Self::Policy(forbidden) => forbidden.code(),
+            Self::Site(error) => &error.code,
             Self::Privacy(refusal) => refusal.code(),
             Self::Plan(error) => error.code(),
             Self::InvalidStudy(error) => error.code(),
@@ -160,6 +169,8 @@ impl From<AgentError> for OperatorError {
                 };
                 Self::new(exit, code, message, error.hint()).at(error.path().display())
             }
+            AgentError::Policy(forbidden) => forbidden.into(),
+            AgentError::Site(error) => error,
             AgentError::Privacy(refusal) => refusal.into(),
             AgentError::Work(error) => Self::failed(code, message, error.hint),
             AgentError::WorkPanicked => Self::new(

@@ -178,12 +178,13 @@ impl Real {
             real.write_cohort(name, 1, &real.folder().join(name));
             let text = format!(
                 "site = \"{name}\"\nstudy = \"real\"\ncohort = \"{name}/cohort.toml\"\n\
-                 state = \"state-{name}\"\n\
+                 state = \"state-{name}\"\npolicy = \"{name}.policy.toml\"\n\
                  [server]\naddress = \"localhost:7443\"\nname = \"localhost\"\n\
                  [identity]\ncertificate = \"certs/{name}.pem\"\nkey = \"certs/{name}.key\"\n\
                  authority = \"authority/authority.pem\"\n"
             );
             std::fs::write(real.config(name), text).unwrap();
+            real.consortium.write_policy(name, &study().0, None);
         }
         real
     }
@@ -247,11 +248,11 @@ impl Real {
             site: site(name),
             study: "real".parse().unwrap(),
             metrics_file: self.folder().join(format!("state-{name}/metrics.json")),
-            budget: self.budget,
-            cohort: facts,
+            policy: self.consortium.write_policy(name, &study().0, self.budget),
         };
         let clock = Arc::new(SystemClock);
-        Agent::join(errand, self.store(name).await, peer, clock, work).await
+        let open = Box::new(|| Ok((facts, work)));
+        Agent::join(errand, self.store(name).await, peer, clock, open).await
     }
 
     /// Runs the whole study with every site; what each ended with, in name order.

@@ -99,6 +99,7 @@ mod halt;
 mod privacy;
 mod receipts;
 mod rows;
+mod sent;
 
 pub use error::SiteStoreError;
 pub use halt::Halt;
