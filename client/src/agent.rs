@@ -269,7 +269,10 @@ impl<P: Peer> Agent<P> {
             .store
             .local_groups(&self.study.name, self.participation.advanced_to)
             .await?;
-        let trained = self.worker.train(plan.clone(), global, own.groups).await?;
+        let excluded = self.store.excluded().await?;
+        let trained = (self.worker)
+            .train(plan.clone(), excluded, global, own.groups)
+            .await?;
         leaving::leaves(&self.study, &self.participant, &trained.update)?;
         leaving::stays(&self.study, &self.participant, &trained.local)?;
         let mut participation = self.participation.clone();
@@ -376,7 +379,10 @@ impl<P: Peer> Agent<P> {
         let rounds = self.study.schedule.rounds;
         let global = self.model(model, rounds).await?;
         let own = self.store.local_groups(&name, rounds).await?;
-        let metrics = self.worker.evaluate(global, own.groups.clone()).await?;
+        let excluded = self.store.excluded().await?;
+        let metrics = (self.worker)
+            .evaluate(excluded, global, own.groups.clone())
+            .await?;
         let accepted = self.store.accepted(&name).await?;
         let outcome = Outcome {
             study: name.clone(),

@@ -2,6 +2,7 @@
 
 mod check;
 pub mod model;
+pub mod patients;
 pub mod policy;
 pub mod privacy;
 mod run;

@@ -49,6 +49,11 @@ enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
+    /// Take patients out, who withdraw their consent say.
+    Patients {
+        #[command(subcommand)]
+        command: PatientsCommand,
+    },
     /// What this site permits, whatever the consortium asks.
     Policy {
         #[command(subcommand)]
@@ -72,6 +77,20 @@ enum ConfigCommand {
     ///
     /// Example: consilium-site config check --config site.toml
     Check {
+        #[command(flatten)]
+        config: ConfigPath,
+    },
+}
+
+#[derive(Subcommand)]
+enum PatientsCommand {
+    /// Take the patients whose ids stand in a file, one a line, out of all training and evaluation from the next round
+    /// on. Nobody else changes parts, and no log says who.
+    ///
+    /// Example: consilium-site patients exclude withdrawn.txt --config site.toml
+    Exclude {
+        /// The file.
+        file: PathBuf,
         #[command(flatten)]
         config: ConfigPath,
     },
@@ -233,6 +252,9 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             };
             commands::model::predict(&from.config.config, &wanted, format)
         }
+        Command::Patients {
+            command: PatientsCommand::Exclude { file, config },
+        } => commands::patients::exclude(&config.config, &file, format),
         Command::Policy {
             command: PolicyCommand::Check { config, study },
         } => commands::policy::check(&config.config, study.as_deref(), format),

@@ -1,5 +1,6 @@
 //! A small study with the real network and generated cohorts, run to its end.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -49,6 +50,10 @@ impl LocalWork for Watched {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Trained, WorkError> {
         self.work.train(plan, global, local, progress)
+    }
+
+    fn exclude(&mut self, patients: &BTreeSet<String>) -> Result<(), WorkError> {
+        self.work.exclude(patients)
     }
 
     fn evaluate(

@@ -95,6 +95,7 @@ pub struct StoredMetric {
 }
 
 mod error;
+mod excluded;
 mod halt;
 mod privacy;
 mod receipts;

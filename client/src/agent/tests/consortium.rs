@@ -344,6 +344,8 @@ pub struct Work {
     pub taken: Option<u64>,
     /// Rounds that were trained, by every copy.
     pub trained: Arc<Mutex<u32>>,
+    /// How many patients were out in every round and in the evaluation.
+    pub excluded: Arc<Mutex<Vec<usize>>>,
     /// Training has come to its last step, and never ends.
     pub hangs: Option<Arc<Notify>>,
     /// Steps are really taken, with noise from the operating system; what they gave, of every copy.
@@ -393,6 +395,7 @@ impl Work {
             announced: None,
             taken: None,
             trained: Arc::default(),
+            excluded: Arc::default(),
             hangs: None,
             drawn: None,
             local: ModelVector(
@@ -453,6 +456,11 @@ impl LocalWork for Work {
                 against: Default::default(),
             }),
         })
+    }
+
+    fn exclude(&mut self, patients: &BTreeSet<String>) -> Result<(), WorkError> {
+        self.excluded.lock().unwrap().push(patients.len());
+        Ok(())
     }
 
     fn evaluate(

@@ -86,3 +86,15 @@ async fn what_was_sent_today_counts_over_restarts() {
     again.run().await.unwrap();
     assert_eq!(server.arrived().len(), ROUNDS as usize);
 }
+
+#[tokio::test]
+async fn whoever_is_excluded_is_out_from_the_next_round_on_and_at_the_end() {
+    let site = Site::with(100.0).await;
+    let (server, work) = (site.server("excluded"), Work::private());
+    let mut agent = agent(&site, site.errand(&server), &server, &work).await;
+    assert!(agent.step().await.is_ok());
+    let out = ["p1", "p2"].map(str::to_owned).into();
+    assert_eq!(site.store.exclude(&out, Timestamp(1)).await.unwrap(), 2);
+    agent.run().await.unwrap();
+    assert_eq!(*work.excluded.lock().unwrap(), [0, 2, 2, 2]);
+}
