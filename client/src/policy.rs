@@ -15,6 +15,7 @@ use consilium_core::{GroupName, Participant, Study, StudyId, TaskKey};
 use consilium_ops::OperatorError;
 use consilium_ops::config::read_toml;
 use dp_rs::agreement::Agreement;
+use dp_rs::plan::Unit;
 use serde::{Deserialize, Serialize};
 
 pub use explain::explain;
@@ -47,6 +48,10 @@ pub struct Policy {
     /// Metrics that may leave. The protocol has no message that carries one, so none can be named.
     #[serde(default)]
     pub metrics: Vec<String>,
+    /// What a private study may protect. `record` is less than `patient` where a patient has several records; `site` hides
+    /// the whole site, and every patient with it.
+    #[serde(default = "patients_and_sites")]
+    pub units: Vec<Unit>,
     /// Limits of any one private study.
     #[serde(default)]
     pub each_study: EachStudy,
@@ -89,6 +94,10 @@ pub struct EachStudy {
 
 fn three() -> u32 {
     3
+}
+
+fn patients_and_sites() -> Vec<Unit> {
+    vec![Unit::Patient, Unit::Site]
 }
 
 impl Policy {
@@ -166,6 +175,10 @@ impl Policy {
             minimum_participants: fewest(study),
             secure_aggregation: SecureAggregation::NotRequired,
             metrics: Vec::new(),
+            units: match participant.privacy.as_ref().and_then(readable) {
+                Some(agreement) => vec![agreement.plan.unit()],
+                None => patients_and_sites(),
+            },
             each_study: EachStudy::default(),
             privacy,
             transfer: Transfer::default(),
@@ -211,6 +224,10 @@ impl Policy {
         }
         // An agreement that cannot be read is refused where privacy is checked.
         if let Some(agreement) = participant.privacy.as_ref().and_then(readable) {
+            let unit = agreement.plan.unit();
+            if !self.units.contains(&unit) {
+                found.push(Violation::Unit(unit));
+            }
             self.each_study.judge(&agreement, &mut found);
         }
         if let Some(most) = self.transfer.bytes_a_day {

@@ -102,7 +102,10 @@ async fn the_command_counts_and_never_names_them() {
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
-        assert!(!format!("{text}{log}").contains("nobody-here"), "{text}{log}");
+        assert!(
+            !format!("{text}{log}").contains("nobody-here"),
+            "{text}{log}"
+        );
         serde_json::from_str::<serde_json::Value>(&text).unwrap()
     };
     let data = serde_json::json!({"in_cohort": 1, "not_in_cohort": 1, "new": 2, "in_all": 2});

@@ -26,6 +26,10 @@ pub fn explain(policy: &Policy) -> Vec<String> {
             }
         }
         .to_owned(),
+        format!(
+            "A private study protects each {}.",
+            listed(&policy.units).replace(", ", " or each ")
+        ),
         "Metrics: none leaves; results stay in this site's state folder.".to_owned(),
     ];
     let EachStudy {

@@ -107,6 +107,7 @@ fn what_is_not_named_is_forbidden() {
     assert_eq!(changed(groups), ["policy_group"]);
     let secure = |policy: &mut Policy| policy.secure_aggregation = SecureAggregation::Required;
     assert_eq!(changed(secure), ["policy_secure_aggregation"]);
+    assert_eq!(changed(|policy| policy.units.clear()), ["policy_unit"]);
 }
 
 #[test]

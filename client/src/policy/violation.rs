@@ -3,6 +3,7 @@
 use consilium_core::{GroupName, StudyId, TaskKey};
 use consilium_ops::units::Bytes;
 use consilium_ops::{ExitCode, OperatorError};
+use dp_rs::plan::Unit;
 
 /// One thing that the policy does not permit.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -39,6 +40,9 @@ pub enum Violation {
     /// No secure aggregation.
     #[error("the server would see this site's single update, `secure_aggregation` is required")]
     SecureAggregation,
+    /// A unit that is not named.
+    #[error("the study protects each {0}, which is not among `units`")]
+    Unit(Unit),
     /// Too large an epsilon.
     #[error("epsilon would be {asked}, `each_study.epsilon` is at most {most}")]
     Epsilon {
@@ -95,6 +99,7 @@ impl Violation {
             Self::Holders { .. } => "policy_minimum_holders",
             Self::Participants { .. } => "policy_minimum_participants",
             Self::SecureAggregation => "policy_secure_aggregation",
+            Self::Unit(_) => "policy_unit",
             Self::Epsilon { .. } => "policy_epsilon",
             Self::Delta { .. } => "policy_delta",
             Self::ClipNorm { .. } => "policy_clip_norm",

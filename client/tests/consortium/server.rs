@@ -12,7 +12,7 @@ use std::time::Duration;
 use consilium_certs::{Identity, Role, Signer, server_config};
 use consilium_core::clock::Timestamp;
 use consilium_core::vector::{bytes_to_values, values_to_bytes};
-use consilium_core::{Digest, GroupName, ModelVector, SiteId, Study};
+use consilium_core::{Digest, GroupName, ModelVector, RoundPlan, SiteId, Study};
 use consilium_proto::consortium_server::{Consortium, ConsortiumServer};
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
@@ -22,7 +22,7 @@ use consilium_proto::{
     head_from_wire, receipt_to_wire, withdrawal_from_wire,
 };
 use consilium_rounds::{
-    Assignment, Coordination, Countersigned, Effect, Event, LedgerHead, Receipt,
+    Assignment, Coordination, Countersigned, Effect, Event, LedgerHead, Receipt, Withdrawal,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -53,6 +53,10 @@ pub struct Faults {
     pub wrong_models: BTreeSet<Digest>,
     /// Receipts whose signature does not fit.
     pub forged_receipts: bool,
+    /// The document that is shown instead of the study's.
+    pub document: Option<Vec<u8>>,
+    /// What is made of every plan before a site sees it.
+    pub plan: Option<fn(&mut RoundPlan)>,
 }
 
 /// Everything the server knows, and everything that reached it.
@@ -71,6 +75,8 @@ pub struct Inner {
     pub arrived_groups: Vec<(SiteId, GroupName)>,
     /// Updates that arrived whole, per site, repeated ones included.
     pub uploads: BTreeMap<SiteId, u32>,
+    /// Withdrawals that came, by site.
+    pub withdrawals: Vec<(SiteId, Withdrawal)>,
     /// Every download: (site, group, offset).
     pub downloads: Vec<(SiteId, String, u64)>,
     /// The newest head of each site's ledger that came with an update.
@@ -98,6 +104,7 @@ impl ServerState {
                 faults: Faults::default(),
                 arrived_groups: Vec::new(),
                 uploads: BTreeMap::new(),
+                withdrawals: Vec::new(),
                 downloads: Vec::new(),
                 ledgers: BTreeMap::new(),
                 signer: None,
@@ -160,6 +167,9 @@ impl Inner {
             assignment.groups = groups
                 .map(|group| (group.clone(), Digest::of(&self.bytes(&model, group))))
                 .collect();
+        }
+        if let (Some(change), Some(plan)) = (self.faults.plan, &mut assignment.plan) {
+            change(plan);
         }
         assignment
     }
@@ -358,7 +368,10 @@ impl Consortium for Service {
         if request.get_ref().study != inner.study.name.as_str() {
             return Err(refuse("study_unknown", "there is no such study here"));
         }
-        let document = serde_json::to_vec(&inner.study).unwrap();
+        let document = match &inner.faults.document {
+            Some(document) => document.clone(),
+            None => serde_json::to_vec(&inner.study).unwrap(),
+        };
         Ok(Response::new(GetStudyReply { document }))
     }
 
@@ -542,7 +555,10 @@ impl Consortium for Service {
         withdrawal
             .check()
             .map_err(|invalid| refuse(invalid.code(), &invalid.to_string()))?;
-        self.0.inner().take(Event::Withdrawn { site, withdrawal });
+        let mut inner = self.0.inner();
+        inner.withdrawals.push((site.clone(), withdrawal.clone()));
+        inner.take(Event::Withdrawn { site, withdrawal });
+        drop(inner);
         self.0.version.send_modify(|version| *version += 1);
         Ok(Response::new(WithdrawReply {}))
     }
