@@ -12,6 +12,7 @@ mod faults;
 mod halting;
 mod leaving;
 mod spending;
+mod witness;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use consilium_core::{
 };
 use consilium_rounds::{LedgerHead, Participation, Sealed, SiteEffect};
 use consilium_store::site::{Accepted, Fate, SiteStore, Version};
+use consilium_transparency::{Entry, Event, Tree};
 use tracing::{info, warn};
 
 pub use error::AgentError;
@@ -86,6 +88,8 @@ pub struct Agent<P> {
     digests: BTreeMap<GroupName, Digest>,
     /// The update that the server has confirmed to this process.
     delivered: Option<Sealed>,
+    /// The tree over this site's own log.
+    own_log: Tree,
 }
 
 /// What joining a study led to.
@@ -140,6 +144,7 @@ impl<P: Peer> Agent<P> {
         let ready = Ready::make(
             &errand,
             &store,
+            &*clock,
             study,
             &document,
             participant,
@@ -152,6 +157,7 @@ impl<P: Peer> Agent<P> {
                 Ok(Joined::Agent(Box::new(agent)))
             }
             Err(error) => {
+                witness::note_refusal(&store, &*clock, &name, &error).await;
                 halting::halt(&store, &mut peer, &name, digest, None, &error).await;
                 Err(error)
             }
@@ -167,6 +173,7 @@ impl<P: Peer> Agent<P> {
         if let Err(error) = &ended {
             let (name, digest) = (&self.study.name, self.participation.study);
             let plan = self.plan.as_ref();
+            witness::note_refusal(&self.store, &*self.clock, name, error).await;
             halting::halt(&self.store, &mut self.peer, name, digest, plan, error).await;
         }
         ended
@@ -226,6 +233,10 @@ impl<P: Peer> Agent<P> {
         let mut step = Step::Idle;
         if participation != self.participation {
             let fate = effects.iter().find_map(fate);
+            if let (Some(Fate::Committed { .. }), Some(sealed)) = (fate, self.participation.sealed)
+            {
+                self.confirmed(sealed).await?;
+            }
             self.store
                 .settle(&self.study.name, &participation, fate)
                 .await?;
@@ -242,7 +253,11 @@ impl<P: Peer> Agent<P> {
                     self.train(&plan).await?;
                     step = Step::Worked;
                 }
-                SiteEffect::Upload(sealed) => self.deliver(sealed).await?,
+                SiteEffect::Upload(sealed) if self.delivered == Some(sealed) => {}
+                SiteEffect::Upload(sealed) => {
+                    self.witness().await?;
+                    self.deliver(sealed).await?;
+                }
                 SiteEffect::Finish(Ok(model)) => {
                     return Ok(Step::Finished(Box::new(self.finish(model).await?)));
                 }
@@ -256,6 +271,7 @@ impl<P: Peer> Agent<P> {
         let (round, attempt) = (plan.round, plan.attempt);
         info!(round, attempt, "round received");
         let admitted = self.admitted().await?;
+        self.witness().await?;
         self.go_on().await?;
         let global = self.model(plan.model, round - 1).await?;
         let own = self
@@ -268,6 +284,16 @@ impl<P: Peer> Agent<P> {
         let mut participation = self.participation.clone();
         let digest = trained.update.sha256();
         let upload = participation.seal(plan, digest);
+        // Cannot fail: plain numbers and text.
+        let stated = (trained.privacy.as_ref())
+            .map(|steps| serde_json::to_value(steps).expect("a transcript serialises"));
+        let note = self.note(Event::UpdateSealed {
+            study: self.study.name.clone(),
+            round,
+            attempt,
+            update: digest,
+            privacy: stated,
+        });
         let record = self.record(plan, admitted.as_ref(), trained.privacy, digest)?;
         let entry = record.map(|record| self.entry(record));
         let (name, store) = (self.study.name.clone(), self.store.clone());
@@ -276,7 +302,7 @@ impl<P: Peer> Agent<P> {
         let late = injected(Fault::LedgerAfterSend);
         let now = event.as_ref().filter(|_| !late);
         store
-            .seal(&name, &participation, update, local, now)
+            .seal(&name, &participation, update, local, now, &note)
             .await?;
         if let Some(entry) = entry {
             let standing = Arc::make_mut(&mut self.standing);
@@ -289,17 +315,14 @@ impl<P: Peer> Agent<P> {
         }
         if late {
             store
-                .seal(&name, &participation, update, local, event.as_ref())
+                .seal(&name, &participation, update, local, event.as_ref(), &note)
                 .await?;
         }
         Ok(())
     }
 
-    /// Sends the sealed update, unless this process has seen it arrive.
+    /// Sends the sealed update.
     async fn deliver(&mut self, sealed: Sealed) -> Result<(), AgentError> {
-        if self.delivered == Some(sealed) {
-            return Ok(());
-        }
         let name = &self.study.name;
         let (round, attempt) = (sealed.round, sealed.attempt);
         let update = Arc::new(self.store.sealed_update(name, sealed.digest).await?);
@@ -330,6 +353,7 @@ impl<P: Peer> Agent<P> {
                     let bytes = 4 * update.len() as u64;
                     self.store.count_delivered(name, bytes).await?;
                 }
+                self.confirmed(sealed).await?;
                 self.delivered = Some(sealed);
                 info!(round, attempt, already_stored, "update uploaded");
                 match ledger {
@@ -362,6 +386,7 @@ impl<P: Peer> Agent<P> {
     async fn finish(&mut self, model: Digest) -> Result<Outcome, AgentError> {
         let name = self.study.name.clone();
         let rounds = self.study.schedule.rounds;
+        self.witness().await?;
         let global = self.model(model, rounds).await?;
         let own = self.store.local_groups(&name, rounds).await?;
         let metrics = self.worker.evaluate(global, own.groups.clone()).await?;
@@ -438,13 +463,16 @@ struct Ready {
     worker: Worker,
     protection: Option<Protection>,
     standing: Standing,
+    own_log: Tree,
 }
 
 impl Ready {
     /// Checks what the study would spend, makes the work, and accepts the study unless it was accepted `before`.
+    #[allow(clippy::too_many_arguments, reason = "what joining has found out")]
     async fn make(
         errand: &Errand,
         store: &SiteStore,
+        clock: &dyn Clock,
         study: Study,
         document: &[u8],
         participant: Participant,
@@ -486,8 +514,15 @@ impl Ready {
                 leaving::stays(&study, &participant, &initial)?;
                 let preparation =
                     preparation.map(|p| serde_json::to_string(&p).expect("plain numbers and text"));
+                let note = Entry {
+                    at: clock.now(),
+                    event: Event::StudyAccepted {
+                        site: errand.site.clone(),
+                        study: study.digest(),
+                    },
+                };
                 store
-                    .accept(&study, document, &initial, preparation.as_deref())
+                    .accept(&study, document, &initial, preparation.as_deref(), &note)
                     .await?;
                 info!(study = %study.name, digest = %study.digest(), "study accepted");
                 Participation::new(&study)
@@ -500,6 +535,7 @@ impl Ready {
             worker,
             protection,
             standing,
+            own_log: witness::own_log(store).await?,
         })
     }
 
@@ -518,6 +554,7 @@ impl Ready {
             worker,
             protection,
             standing,
+            own_log,
         } = self;
         Agent {
             shared: study.shared_groups(&participant),
@@ -538,6 +575,7 @@ impl Ready {
             known: None,
             digests: BTreeMap::new(),
             delivered: None,
+            own_log,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! * [`commands`]: what the program says of the study in its state folder.
 //! * [`initial`]: the file of initial values.
 //! * [`consortium`]: the dull shell around the study's state machine: load, handle, store, carry out.
+//! * [`log`]: what has happened, as a Merkle log that sites counter-sign.
 //! * [`aggregate`]: sums updates chunk by chunk from files.
 //! * [`service`]: the gRPC calls, each checked against the caller's certificate.
 //! * [`listen`]: TLS, time limits, start and stop.
@@ -14,5 +15,6 @@ pub mod config;
 pub mod consortium;
 pub mod initial;
 pub mod listen;
+pub mod log;
 pub mod service;
 pub mod statement;

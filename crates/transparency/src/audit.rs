@@ -46,7 +46,11 @@ impl Finding {
 ///
 /// # Errors
 /// The first [`Finding`].
-pub fn check(server: &[Line], sites: &[Vec<Line>], notary: &dyn Notary) -> Result<Audited, Finding> {
+pub fn check(
+    server: &[Line],
+    sites: &[Vec<Line>],
+    notary: &dyn Notary,
+) -> Result<Audited, Finding> {
     let entries = entries(server)?;
     let tree: Tree = entries.iter().map(|entry| leaf_hash(entry)).collect();
     let log = Log {

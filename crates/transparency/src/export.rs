@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use consilium_core::{Digest, SiteId};
 use serde::{Deserialize, Serialize};
 
-use crate::head::Signed;
+use crate::head::{Signed, hexadecimal};
 
 /// One line of an export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ pub enum Line {
     /// A certificate of the authority.
     Authority {
         /// DER.
-        #[serde(with = "hex::serde")]
+        #[serde(with = "hexadecimal")]
         certificate: Vec<u8>,
     },
     /// An entry of the log, in order.

@@ -103,10 +103,10 @@ pub struct Signed {
     /// TLS signature scheme (RFC 8446, section 4.2.3).
     pub scheme: u16,
     /// The signature.
-    #[serde(with = "hex::serde")]
+    #[serde(with = "hexadecimal")]
     pub signature: Vec<u8>,
     /// Certificate of the key, DER.
-    #[serde(with = "hex::serde")]
+    #[serde(with = "hexadecimal")]
     pub certificate: Vec<u8>,
 }
 
@@ -156,5 +156,19 @@ mod text {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         String::deserialize(deserializer).map(String::into_bytes)
+    }
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        hex::encode(bytes).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        hex::decode(text).map_err(serde::de::Error::custom)
     }
 }

@@ -14,6 +14,7 @@ mod export;
 mod head;
 mod proof;
 mod tree;
+mod view;
 
 pub use audit::{Audited, Finding, SiteSummary, check};
 pub use entry::{AgreedBudget, Entry, Event, LedgerLength};
@@ -21,3 +22,4 @@ pub use export::{Line, UnreadableExport, read_export, write_line};
 pub use head::{Head, Notary, Role, Signed, Statement, Witnessed};
 pub use proof::{BrokenProof, verify_consistency, verify_inclusion};
 pub use tree::{Frontier, Tree, empty_root, leaf_hash, node_hash};
+pub use view::{Found, Other, Rewritten, View, Wanted};

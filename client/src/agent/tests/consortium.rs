@@ -11,11 +11,14 @@ use consilium_core::study::{
 use consilium_core::vector::values_to_bytes;
 use consilium_core::{ModelManifest, Seed, TensorSpec};
 use consilium_rounds::{Assignment, Countersigned, LedgerHead, Receipt, Withdrawal};
+use consilium_transparency::{
+    Entry, Event, Found, Head, Other, Signed, Statement, Tree, View, Witnessed, leaf_hash,
+};
 use dp_rs::adjacency::Adjacency;
 use dp_rs::agreement::{AgreedPlan, Agreement};
 use dp_rs::clipping::ClipRule;
 use dp_rs::event::Repeated;
-use dp_rs::ledger::Entry;
+use dp_rs::ledger::Entry as LedgerEntry;
 use dp_rs::noise::{NoiseLevel, Randomness, RootKey};
 use dp_rs::plan::{Clip, Plan, PlanSettings, Transcript, Unit};
 use tokio::sync::Notify;
@@ -141,14 +144,14 @@ pub fn study(name: &str, agreement: Option<&Agreement>) -> Study {
 #[derive(Clone, Debug)]
 pub struct Arrived {
     pub sealed: Sealed,
-    pub ledger: Vec<Entry>,
+    pub ledger: Vec<LedgerEntry>,
 }
 
 impl Arrived {
     /// Whether it was paid for before it left.
     pub fn is_recorded(&self) -> bool {
         let digest = self.sealed.digest.to_string();
-        let pays = |entry: &&Entry| entry.record.release.as_ref() == Some(&digest);
+        let pays = |entry: &&LedgerEntry| entry.record.release.as_ref() == Some(&digest);
         self.ledger.iter().filter(pays).count() == 1
     }
 }
@@ -182,6 +185,46 @@ pub struct Script {
     pub head: Option<LedgerHead>,
     /// The site that receipts are about, if it is another one.
     pub receipt_of: Option<SiteId>,
+    /// The server's log after its first entry.
+    pub log: Vec<Event>,
+    /// What another site was shown of it, if it is compared: the first entries of such a log.
+    pub shown_elsewhere: Option<Vec<Event>>,
+    /// Heads that the site has counter-signed.
+    pub witnessed: Vec<Witnessed>,
+}
+
+/// A log that begins with the study, and ends as given.
+fn log(study: &Study, events: &[Event]) -> (Vec<Vec<u8>>, Tree) {
+    let first = Event::StudyAccepted {
+        site: "b".parse().unwrap(),
+        study: study.digest(),
+    };
+    let entries = std::iter::once(&first).chain(events).map(|event| {
+        let (at, event) = (Timestamp(0), event.clone());
+        Entry { at, event }.bytes()
+    });
+    let entries: Vec<_> = entries.collect();
+    let tree = entries.iter().map(|entry| leaf_hash(entry)).collect();
+    (entries, tree)
+}
+
+/// Not signed: the connection would have checked that.
+fn unsigned(statement: &impl Statement) -> Signed {
+    Signed {
+        statement: statement.bytes(),
+        scheme: 0,
+        signature: Vec::new(),
+        certificate: Vec::new(),
+    }
+}
+
+fn head(tree: &Tree) -> Head {
+    Head {
+        log: tree.leaf(0).unwrap(),
+        size: tree.len(),
+        root: tree.root(),
+        at: Timestamp(0),
+    }
 }
 
 impl Script {
@@ -296,6 +339,13 @@ impl Peer for Server {
             let known = script.arrived.iter().any(|update| update.sealed == sealed);
             if !known {
                 script.arrived.push(Arrived { sealed, ledger });
+                script.log.push(Event::UpdateReceived {
+                    site: "a".parse().unwrap(),
+                    round: sealed.round,
+                    attempt: sealed.attempt,
+                    update: sealed.digest,
+                    privacy: None,
+                });
             }
             script.head = head.or(script.head);
             known
@@ -325,10 +375,59 @@ impl Peer for Server {
         self.script.lock().unwrap().returned += 1;
         Ok(())
     }
+
+    async fn read_log(
+        &mut self,
+        _: Digest,
+        seen: u64,
+        updates: &[Attempt],
+    ) -> Result<View, PeerError> {
+        let script = self.script.lock().unwrap();
+        let (entries, tree) = log(&self.study, &script.log);
+        let is_wanted = |event: &Event| match event {
+            Event::UpdateReceived { round, attempt, .. } => {
+                let (round, attempt) = (*round, *attempt);
+                updates.contains(&Attempt { round, attempt })
+            }
+            _ => false,
+        };
+        let found = (1..).zip(&script.log).filter(|(_, event)| is_wanted(event));
+        let other = script.shown_elsewhere.as_ref().map(|events| {
+            let shown = head(&log(&self.study, events).1);
+            Other {
+                head: unsigned(&shown),
+                witnessed: unsigned(&Witnessed {
+                    site: "b".parse().unwrap(),
+                    head: shown,
+                    own: (0, Digest::of(b"")),
+                    at: Timestamp(0),
+                }),
+                consistency: tree.consistency(shown.size, tree.len()).unwrap_or_default(),
+            }
+        });
+        Ok(View {
+            head: unsigned(&head(&tree)),
+            consistency: tree.consistency(seen, tree.len()).unwrap_or_default(),
+            updates: found
+                .map(|(index, _)| Found {
+                    index,
+                    entry: entries[index as usize].clone(),
+                    path: tree.inclusion(index, tree.len()).unwrap(),
+                })
+                .collect(),
+            others: other.into_iter().collect(),
+        })
+    }
+
+    async fn witness_log(&mut self, _: Digest, seen: &Witnessed) -> Result<Signed, PeerError> {
+        let mut script = self.script.lock().unwrap();
+        script.witnessed.push(seen.clone());
+        Ok(unsigned(seen))
+    }
 }
 
 /// The ledger as it lies on the disk.
-pub async fn entries(store: &SiteStore) -> Vec<Entry> {
+pub async fn entries(store: &SiteStore) -> Vec<LedgerEntry> {
     let rows = store.privacy_ledger().await.unwrap();
     rows.iter()
         .map(|row| serde_json::from_str(&row.document).unwrap())

@@ -225,10 +225,20 @@ async fn a_forged_ledger_or_an_update_without_its_entry_stops_the_agent() {
     };
     let _ = participation.seal(&open, update.sha256());
     let local = work.initial_local();
+    let note = Entry {
+        at: Timestamp(0),
+        event: Event::UpdateSealed {
+            study: name.clone(),
+            round: 1,
+            attempt: 1,
+            update: update.sha256(),
+            privacy: None,
+        },
+    };
     let seal = async |event| {
         let event: Option<consilium_store::site::PrivacyEvent> = event;
         (site.store)
-            .seal(name, &participation, &update, &local, event.as_ref())
+            .seal(name, &participation, &update, &local, event.as_ref(), &note)
             .await
             .unwrap();
     };

@@ -6,7 +6,7 @@ use consilium_core::ModelVector;
 use consilium_rounds::Participation;
 
 use super::*;
-use crate::site::tests::{Opened, accepted, groups, plan};
+use crate::site::tests::{Opened, accepted, groups, note, plan};
 
 fn event(sequence: u64) -> PrivacyEvent {
     PrivacyEvent {
@@ -22,7 +22,7 @@ async fn seal(opened: &Opened, round: u32, event: &PrivacyEvent) -> Result<()> {
     let local = groups("stem/own", &[0.5, 0.5]);
     let name = &opened.study.name;
     (opened.store)
-        .seal(name, &participation, &update, &local, Some(event))
+        .seal(name, &participation, &update, &local, Some(event), &note())
         .await
 }
 
