@@ -1,6 +1,7 @@
 //! What `consilium-site` does: one function per command.
 
 mod check;
+pub mod log;
 pub mod model;
 pub mod privacy;
 mod run;

@@ -585,4 +585,26 @@ mod tests {
         let expected = BTreeMap::from([(a, head(3)), (b, head(7))]);
         assert_eq!(store.ledger_heads().await.unwrap(), expected);
     }
+
+    #[tokio::test]
+    async fn entries_of_the_log_follow_each_other_and_are_neither_changed_nor_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ServerStore::open(folder.path()).await.unwrap();
+        store.load_or_create(&study(), &first()).await.unwrap();
+        store.append_to_log(&[first(), first()]).await.unwrap();
+        for statement in [
+            "UPDATE log_entry SET entry = x'00'",
+            "DELETE FROM log_entry",
+            "INSERT OR REPLACE INTO log_entry (position, entry) VALUES (0, x'00')",
+            "INSERT INTO log_entry (position, entry) VALUES (9, x'00')",
+        ] {
+            let refused = sqlx::query(statement).execute(&store.pool).await;
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("log_entry"), "{statement}: {refused}");
+        }
+        // Begun once.
+        store.load_or_create(&study(), &first()).await.unwrap();
+        assert_eq!(store.log_from(0).await.unwrap(), vec![first().bytes(); 3]);
+        assert_eq!(store.log_from(2).await.unwrap().len(), 1);
+    }
 }

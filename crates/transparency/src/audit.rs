@@ -3,7 +3,7 @@
 mod site;
 mod summary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use consilium_core::Digest;
 use serde::Serialize;
@@ -68,26 +68,25 @@ pub fn check(
     }
     heads.sort_by_key(|head| head.size);
     log.continues(&heads)?;
-    for seen in &witnessed {
-        let known = heads.iter().any(|head| *head == seen.head);
-        if !known {
-            log.was_shown(&seen.head, seen.site.as_str())?;
-            return Err(Finding::new(
-                "log_witness_without_head",
-                None,
-                format!(
-                    "site {} has counter-signed a head with {} entries that the export does not hold",
-                    seen.site, seen.head.size
-                ),
-            ));
-        }
-    }
+    let mut shown = heads.clone();
     for lines in sites {
         let kept = site::kept(lines, notary)?;
         for head in &kept.heads {
             log.was_shown(head, kept.site.as_str())?;
         }
+        shown.extend(kept.heads);
         witnessed.extend(kept.witnessed);
+    }
+    for seen in &witnessed {
+        if shown.contains(&seen.head) {
+            continue;
+        }
+        log.was_shown(&seen.head, seen.site.as_str())?;
+        let problem = format!(
+            "site {} has counter-signed a head with {} entries that nobody has kept",
+            seen.site, seen.head.size
+        );
+        return Err(Finding::new("log_witness_without_head", None, problem));
     }
     let covered = heads.last().map_or(0, |head| head.size);
     if covered < log.tree.len() {
@@ -171,18 +170,25 @@ impl Log {
 /// The bytes of the entries, each with its own hash and in its own place.
 fn entries(lines: &[Line]) -> Result<Vec<&[u8]>, Finding> {
     let mut entries = Vec::new();
+    let present: BTreeSet<u64> = (lines.iter())
+        .filter_map(|line| match line {
+            Line::Entry { index, .. } => Some(*index),
+            _ => None,
+        })
+        .collect();
     for line in lines {
         let Line::Entry { index, leaf, entry } = line else {
             continue;
         };
         let expected = entries.len() as u64;
-        if *index > expected {
-            let problem = format!("entry {expected} is missing: entry {index} stands in its place");
-            return Err(Finding::new("log_entry_missing", expected, problem));
-        }
-        if *index < expected {
+        if *index != expected {
+            let code = if present.contains(&expected) {
+                "log_entry_out_of_place"
+            } else {
+                "log_entry_missing"
+            };
             let problem = format!("entry {index} stands in the place of entry {expected}");
-            return Err(Finding::new("log_entry_out_of_place", *index, problem));
+            return Err(Finding::new(code, expected, problem));
         }
         if leaf_hash(entry.as_bytes()) != *leaf {
             let problem = format!("entry {index} does not have its hash: it was altered");
