@@ -6,6 +6,7 @@ mod countersigned;
 mod halting;
 mod operating_system;
 mod spending;
+mod witness;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

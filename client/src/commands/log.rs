@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use consilium_core::StudyId;
+use consilium_core::{SiteId, StudyId};
 use consilium_ops::{Format, OperatorError, output};
-use consilium_store::site::{SeenHead, SiteStore};
+use consilium_store::site::{SeenHead, SiteStore, SiteStoreError};
 use consilium_transparency::{Entry, Head, Line, Signed, leaf_hash, write_line};
 use dp_rs::ledger::Moment;
 use serde::Serialize;
@@ -14,11 +14,52 @@ use crate::agent::AgentError;
 use crate::config::SiteConfig;
 use crate::private_file::Pending;
 
-/// What the state folder holds.
-struct Kept {
+/// What a site keeps of logs.
+pub struct Kept {
     entries: Vec<Vec<u8>>,
     heads: Vec<SeenHead>,
     witnesses: Vec<(StudyId, Signed)>,
+}
+
+impl Kept {
+    /// Reads it; an agent may be going on.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn read(store: &SiteStore) -> Result<Self, SiteStoreError> {
+        // In this order: each of these needs those after it.
+        let witnesses = store.witnesses().await?;
+        let heads = store.heads().await?;
+        let entries = store.log_from(0).await?;
+        Ok(Self {
+            entries,
+            heads,
+            witnesses,
+        })
+    }
+
+    /// The lines of an export about the server of `study`.
+    #[must_use]
+    pub fn lines(&self, site: &SiteId, study: &StudyId) -> Vec<Line> {
+        let mut lines = vec![Line::Export {
+            schema_version: Line::VERSION,
+            site: Some(site.clone()),
+        }];
+        lines.extend((0..).zip(&self.entries).map(|(index, bytes)| Line::Entry {
+            index,
+            leaf: leaf_hash(bytes),
+            entry: String::from_utf8_lossy(bytes).into_owned(),
+        }));
+        let heads = self.heads.iter().filter(|head| head.study == *study);
+        lines.extend(heads.map(|head| Line::Head {
+            signed: head.signed.clone(),
+        }));
+        let witnesses = self.witnesses.iter().filter(|(of, _)| of == study);
+        lines.extend(witnesses.map(|(_, signed)| Line::Witnessed {
+            signed: signed.clone(),
+        }));
+        lines
+    }
 }
 
 fn read(config: &SiteConfig) -> Result<Kept, OperatorError> {
@@ -29,16 +70,9 @@ fn read(config: &SiteConfig) -> Result<Kept, OperatorError> {
     runtime
         .block_on(async {
             let store = SiteStore::open_existing(&config.database()).await?;
-            // In this order: an agent may be going on, and each of these needs those after it.
-            let witnesses = store.witnesses().await?;
-            let heads = store.heads().await?;
-            let entries = store.log_from(0).await?;
+            let kept = Kept::read(&store).await?;
             store.close().await;
-            Ok(Kept {
-                entries,
-                heads,
-                witnesses,
-            })
+            Ok(kept)
         })
         .map_err(|error: AgentError| error.into())
 }
@@ -159,26 +193,11 @@ pub fn export(path: &Path, out: &Path, format: Format) -> Result<(), OperatorErr
         entries: kept.entries.len(),
         heads: 0,
     };
-    let mut lines = vec![Line::Export {
-        schema_version: Line::VERSION,
-        site: Some(config.site.clone()),
-    }];
-    for (index, bytes) in (0..).zip(kept.entries) {
-        lines.push(Line::Entry {
-            index,
-            leaf: leaf_hash(&bytes),
-            entry: String::from_utf8_lossy(&bytes).into_owned(),
-        });
-    }
-    let heads = kept.heads.into_iter();
-    for SeenHead { signed, .. } in heads.filter(|head| head.study == config.study) {
-        exported.heads += 1;
-        lines.push(Line::Head { signed });
-    }
-    let witnesses = kept.witnesses.into_iter();
-    for (_, signed) in witnesses.filter(|(study, _)| *study == config.study) {
-        lines.push(Line::Witnessed { signed });
-    }
+    let lines = kept.lines(&config.site, &config.study);
+    exported.heads = lines
+        .iter()
+        .filter(|line| matches!(line, Line::Head { .. }))
+        .count();
     let mut contents = Vec::new();
     for line in &lines {
         write_line(&mut contents, line).map_err(|error| OperatorError::file(out, &error))?;

@@ -24,7 +24,7 @@ use consortium::{Consortium, study};
 use tonic::Status;
 
 /// Signs a statement as a site does.
-pub fn sign<T: Statement>(signer: &Signer, statement: &T) -> Signed {
+pub(crate) fn sign<T: Statement>(signer: &Signer, statement: &T) -> Signed {
     let bytes = statement.bytes();
     let signature = signer.sign(&T::signed_bytes(&bytes)).unwrap();
     Signed {
@@ -36,15 +36,15 @@ pub fn sign<T: Statement>(signer: &Signer, statement: &T) -> Signed {
 }
 
 /// A site that keeps what a site must, without the rest of an agent.
-pub struct Reader {
-    pub name: &'static str,
-    pub own: Vec<Entry>,
-    pub heads: Vec<Signed>,
-    pub witnessed: Vec<Signed>,
+pub(crate) struct Reader {
+    pub(crate) name: &'static str,
+    pub(crate) own: Vec<Entry>,
+    pub(crate) heads: Vec<Signed>,
+    pub(crate) witnessed: Vec<Signed>,
 }
 
 impl Reader {
-    pub fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         Self {
             name,
             own: Vec::new(),
@@ -58,7 +58,7 @@ impl Reader {
     }
 
     /// Accepts the study.
-    pub async fn accept(&self, consortium: &Consortium) {
+    pub(crate) async fn accept(&self, consortium: &Consortium) {
         let request = AwaitAssignmentRequest {
             study: digest_to_wire(&consortium.study.digest()),
             ..AwaitAssignmentRequest::default()
@@ -68,7 +68,7 @@ impl Reader {
     }
 
     /// What the server shows, with good signatures.
-    pub async fn view(&self, consortium: &Consortium, updates: &[(u32, u32)]) -> View {
+    pub(crate) async fn view(&self, consortium: &Consortium, updates: &[(u32, u32)]) -> View {
         let request = ReadLogRequest {
             study: digest_to_wire(&consortium.study.digest()),
             seen: self.seen().map_or(0, |head| head.size),
@@ -88,7 +88,7 @@ impl Reader {
     }
 
     /// Reads, judges, keeps and counter-signs, as an agent does.
-    pub async fn witness(&mut self, consortium: &Consortium, wanted: &[Wanted]) -> Vec<u64> {
+    pub(crate) async fn witness(&mut self, consortium: &Consortium, wanted: &[Wanted]) -> Vec<u64> {
         let updates: Vec<_> = wanted.iter().map(|w| (w.round, w.attempt)).collect();
         let view = self.view(consortium, &updates).await;
         let (head, found) = view.judge(self.seen().as_ref(), wanted).unwrap();
@@ -117,7 +117,7 @@ impl Reader {
     }
 
     /// What the site's own export would hold.
-    pub fn export(&self) -> Vec<Line> {
+    pub(crate) fn export(&self) -> Vec<Line> {
         let mut lines = vec![Line::Export {
             schema_version: Line::VERSION,
             site: Some(self.name.parse().unwrap()),
@@ -138,7 +138,7 @@ impl Reader {
 }
 
 /// Sends a counter-signature.
-pub async fn counter_sign(
+pub(crate) async fn counter_sign(
     consortium: &Consortium,
     site: &str,
     signed: &Signed,
@@ -151,16 +151,16 @@ pub async fn counter_sign(
     client.witness_log(request).await.map(|_| ())
 }
 
-pub fn anchor(consortium: &Consortium) -> TrustAnchor {
+pub(crate) fn anchor(consortium: &Consortium) -> TrustAnchor {
     TrustAnchor::read(&consortium.certs().join("authority.pem")).unwrap()
 }
 
-pub fn authority(consortium: &Consortium) -> Digest {
+pub(crate) fn authority(consortium: &Consortium) -> Digest {
     fingerprint(anchor(consortium).certificates().next().unwrap())
 }
 
 /// The server's log as the export holds it, with a head over all of it.
-pub async fn lines(consortium: &Consortium) -> Vec<Line> {
+pub(crate) async fn lines(consortium: &Consortium) -> Vec<Line> {
     consortium
         .running()
         .consortium()
@@ -178,7 +178,7 @@ pub async fn lines(consortium: &Consortium) -> Vec<Line> {
     read_export(std::str::from_utf8(&bytes).unwrap()).unwrap()
 }
 
-pub fn text(lines: &[Line]) -> String {
+pub(crate) fn text(lines: &[Line]) -> String {
     let mut bytes = Vec::new();
     for line in lines {
         write_line(&mut bytes, line).unwrap();
@@ -187,7 +187,7 @@ pub fn text(lines: &[Line]) -> String {
 }
 
 /// What the offline check says of files with these lines.
-pub fn verified(
+pub(crate) fn verified(
     consortium: &Consortium,
     server: &[Line],
     sites: &[Vec<Line>],
@@ -197,7 +197,7 @@ pub fn verified(
 }
 
 /// Code, and the first entry that cannot be trusted.
-pub fn refused(
+pub(crate) fn refused(
     consortium: &Consortium,
     server: &[Line],
     sites: &[Vec<Line>],
@@ -209,7 +209,7 @@ pub fn refused(
 }
 
 /// Two rounds of three sites, each of which has seen the log before and after the first.
-pub async fn two_rounds() -> (Consortium, [Reader; 3]) {
+pub(crate) async fn two_rounds() -> (Consortium, [Reader; 3]) {
     let consortium = Consortium::today(study()).await;
     let mut readers = ["a", "b", "c"].map(Reader::new);
     for reader in &mut readers {
@@ -229,7 +229,7 @@ pub async fn two_rounds() -> (Consortium, [Reader; 3]) {
     (consortium, readers)
 }
 
-pub async fn first_round(consortium: &Consortium) {
+pub(crate) async fn first_round(consortium: &Consortium) {
     for site in ["a", "b", "c"] {
         consortium.give(site, 0.5).await.unwrap();
     }
