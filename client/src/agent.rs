@@ -229,7 +229,7 @@ impl<P: Peer> Agent<P> {
             round: plan.round,
             attempt: plan.attempt,
         });
-        self.digests = assignment.groups;
+        self.digests.clone_from(&assignment.groups);
         let mut step = Step::Idle;
         if participation != self.participation {
             let fate = effects.iter().find_map(fate);
@@ -255,7 +255,9 @@ impl<P: Peer> Agent<P> {
                 }
                 SiteEffect::Upload(sealed) if self.delivered == Some(sealed) => {}
                 SiteEffect::Upload(sealed) => {
-                    self.witness().await?;
+                    if let Some(plan) = &assignment.plan {
+                        self.witness(plan.round - 1, plan.model).await?;
+                    }
                     self.deliver(sealed).await?;
                 }
                 SiteEffect::Finish(Ok(model)) => {
@@ -271,7 +273,7 @@ impl<P: Peer> Agent<P> {
         let (round, attempt) = (plan.round, plan.attempt);
         info!(round, attempt, "round received");
         let admitted = self.admitted().await?;
-        self.witness().await?;
+        self.witness(round - 1, plan.model).await?;
         self.go_on().await?;
         let global = self.model(plan.model, round - 1).await?;
         let own = self
@@ -386,7 +388,7 @@ impl<P: Peer> Agent<P> {
     async fn finish(&mut self, model: Digest) -> Result<Outcome, AgentError> {
         let name = self.study.name.clone();
         let rounds = self.study.schedule.rounds;
-        self.witness().await?;
+        self.witness(rounds, model).await?;
         let global = self.model(model, rounds).await?;
         let own = self.store.local_groups(&name, rounds).await?;
         let metrics = self.worker.evaluate(global, own.groups.clone()).await?;

@@ -71,7 +71,7 @@ pub trait Peer: Send {
     fn rejoin(&mut self, study: Digest) -> impl Future<Output = Result<(), PeerError>> + Send;
 
     /// The newest head of the server's log, for a site that has seen its first `seen` entries, with the entries
-    /// of these updates. Every signature in it is of whom it should be.
+    /// of these updates, and of the round `committed` that the site goes on from. Every signature in it is of whom it should be.
     ///
     /// # Errors
     /// [`PeerError`]; [`PeerError::Forged`] for a signature that is not.
@@ -80,6 +80,7 @@ pub trait Peer: Send {
         study: Digest,
         seen: u64,
         updates: &[Attempt],
+        committed: u32,
     ) -> impl Future<Output = Result<View, PeerError>> + Send;
 
     /// Signs with this site's key that a head was seen, and tells the server. Returns the counter-signature,

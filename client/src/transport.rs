@@ -391,11 +391,13 @@ impl Peer for GrpcServer {
         study: Digest,
         seen: u64,
         updates: &[Attempt],
+        committed: u32,
     ) -> Result<View, PeerError> {
         let request = ReadLogRequest {
             study: digest_to_wire(&study),
             seen,
             updates: updates.iter().copied().map(attempt_to_wire).collect(),
+            committed,
         };
         let mut patience = self.patience();
         loop {

@@ -350,8 +350,9 @@ impl<P: Peer + Sync> Peer for Stopping<P> {
         study: Digest,
         seen: u64,
         updates: &[Attempt],
+        committed: u32,
     ) -> Result<View, PeerError> {
-        self.inner.read_log(study, seen, updates).await
+        self.inner.read_log(study, seen, updates, committed).await
     }
 
     async fn witness_log(&mut self, study: Digest, seen: &Witnessed) -> Result<Signed, PeerError> {

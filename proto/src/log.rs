@@ -1,7 +1,7 @@
 //! The log, between wire messages and domain types.
 
 use consilium_core::Digest;
-use consilium_transparency::{Found, Other, Signed, View};
+use consilium_transparency::{CommittedRound, Found, Other, Signed, View};
 
 use crate::convert::{BadMessage, digest_from_wire, digest_to_wire};
 use crate::generated;
@@ -40,13 +40,9 @@ pub fn view_to_wire(view: &View) -> generated::ReadLogReply {
     generated::ReadLogReply {
         head: Some(signed_to_wire(&view.head)),
         consistency: path_to_wire(&view.consistency),
-        updates: (view.updates.iter())
-            .map(|found| generated::LoggedEntry {
-                index: found.index,
-                entry: found.entry.clone(),
-                path: path_to_wire(&found.path),
-            })
-            .collect(),
+        updates: view.updates.iter().map(found_to_wire).collect(),
+        opened: (view.committed.as_ref()).map(|round| found_to_wire(&round.opened)),
+        aggregated: (view.committed.as_ref()).map(|round| found_to_wire(&round.aggregated)),
         others: (view.others.iter())
             .map(|other| generated::WitnessedHead {
                 head: Some(signed_to_wire(&other.head)),
@@ -62,13 +58,15 @@ pub fn view_to_wire(view: &View) -> generated::ReadLogReply {
 /// # Errors
 /// [`BadMessage`].
 pub fn view_from_wire(reply: &generated::ReadLogReply) -> Result<View, BadMessage> {
-    let updates = reply.updates.iter().map(|found| {
-        Ok(Found {
-            index: found.index,
-            entry: found.entry.clone(),
-            path: path_from_wire(&found.path, "updates.path")?,
-        })
-    });
+    let updates = reply.updates.iter();
+    let updates = updates.map(|found| found_from_wire(found, "updates.path"));
+    let committed = match (&reply.opened, &reply.aggregated) {
+        (Some(opened), Some(aggregated)) => Some(CommittedRound {
+            opened: found_from_wire(opened, "opened.path")?,
+            aggregated: found_from_wire(aggregated, "aggregated.path")?,
+        }),
+        _ => None,
+    };
     let others = reply.others.iter().map(|other| {
         Ok(Other {
             head: signed_from_wire(other.head.as_ref(), "others.head")?,
@@ -81,6 +79,26 @@ pub fn view_from_wire(reply: &generated::ReadLogReply) -> Result<View, BadMessag
         consistency: path_from_wire(&reply.consistency, "consistency")?,
         updates: updates.collect::<Result<_, _>>()?,
         others: others.collect::<Result<_, _>>()?,
+        committed,
+    })
+}
+
+fn found_to_wire(found: &Found) -> generated::LoggedEntry {
+    generated::LoggedEntry {
+        index: found.index,
+        entry: found.entry.clone(),
+        path: path_to_wire(&found.path),
+    }
+}
+
+fn found_from_wire(
+    found: &generated::LoggedEntry,
+    field: &'static str,
+) -> Result<Found, BadMessage> {
+    Ok(Found {
+        index: found.index,
+        entry: found.entry.clone(),
+        path: path_from_wire(&found.path, field)?,
     })
 }
 
@@ -106,14 +124,19 @@ mod tests {
             signature: vec![1, 2],
             certificate: vec![3],
         };
+        let found = |index| Found {
+            index,
+            entry: b"{}".to_vec(),
+            path: vec![Digest::of(b"c")],
+        };
         let view = View {
             head: signed("head"),
             consistency: vec![Digest::of(b"a"), Digest::of(b"b")],
-            updates: vec![Found {
-                index: 7,
-                entry: b"{}".to_vec(),
-                path: vec![Digest::of(b"c")],
-            }],
+            updates: vec![found(7)],
+            committed: Some(CommittedRound {
+                opened: found(3),
+                aggregated: found(9),
+            }),
             others: vec![Other {
                 head: signed("then"),
                 witnessed: signed("seen"),

@@ -14,16 +14,13 @@ use consilium_core::study::PrivacyMode;
 use consilium_core::{Digest, SiteId, Study};
 use consilium_store::server::{ServerStore, ServerStoreError, WitnessedHead};
 use consilium_transparency::{
-    AgreedBudget, Entry, Event, Found, Head, Other, Signed, Statement, Tree, View, Witnessed,
-    leaf_hash,
+    AgreedBudget, CommittedRound, Entry, Event, Found, Head, MOST_OTHERS, Other, Signed, Statement,
+    Tree, View, Witnessed, leaf_hash,
 };
 use dp_rs::agreement::Agreement;
 use tokio::sync::Mutex;
 
 pub use told::told;
-
-/// Most counter-signatures of others in one answer, the newest: a message stays small.
-const MOST_OTHERS: u32 = 256;
 
 /// Most updates that a site may ask for at a time.
 pub const MOST_UPDATES: usize = 64;
@@ -74,6 +71,10 @@ struct Known {
     tree: Tree,
     /// The entry of each update.
     updates: BTreeMap<(SiteId, u32, u32), u64>,
+    /// The entry that opened each attempt at a round.
+    opened: BTreeMap<(u32, u32), u64>,
+    /// The attempt that committed each round, and its entry.
+    aggregated: BTreeMap<u32, (u32, u64)>,
     /// Sites that have accepted the study.
     accepted: BTreeSet<SiteId>,
     /// The newest configuration.
@@ -189,7 +190,8 @@ impl Log {
         Ok(signed)
     }
 
-    /// What `site` is shown, who has seen the first `seen` entries and asks for these updates of its own.
+    /// What `site` is shown, who has seen the first `seen` entries, asks for these updates of its own, and goes on
+    /// from the round `committed`.
     ///
     /// # Errors
     /// [`LogError`].
@@ -198,26 +200,31 @@ impl Log {
         site: &SiteId,
         seen: u64,
         updates: &[(u32, u32)],
+        committed: u32,
     ) -> Result<View, LogError> {
         let mut known = self.known.lock().await;
-        let others = self.store.newest_witnesses(site, MOST_OTHERS).await?;
+        let others = self
+            .store
+            .newest_witnesses(site, MOST_OTHERS as u32)
+            .await?;
         let head = self.sign(&mut known).await?;
-        let Known {
-            tree, updates: at, ..
-        } = &*known;
+        let tree = &known.tree;
         let size = tree.len();
         let mut found = Vec::new();
         for (round, attempt) in updates.iter().take(MOST_UPDATES) {
-            let Some(index) = at.get(&(site.clone(), *round, *attempt)) else {
-                continue;
-            };
-            let entry = self.store.log_entry(*index).await?;
-            let path = tree.inclusion(*index, size);
-            if let (Some(entry), Some(path)) = (entry, path) {
-                let index = *index;
-                found.push(Found { index, entry, path });
+            let at = known.updates.get(&(site.clone(), *round, *attempt));
+            if let Some(index) = at {
+                found.extend(self.find(tree, *index).await?);
             }
         }
+        let committed = match known.round(committed) {
+            Some((opened, aggregated)) => {
+                let opened = self.find(tree, opened).await?;
+                let aggregated = self.find(tree, aggregated).await?;
+                opened.zip(aggregated)
+            }
+            None => None,
+        };
         let other = |WitnessedHead { head, witnessed }| {
             let size_then = head.says::<Head>().map_or(0, |head| head.size);
             Other {
@@ -232,7 +239,15 @@ impl Log {
             consistency: tree.consistency(seen, size).unwrap_or_default(),
             updates: found,
             others: others.into_iter().map(other).collect(),
+            committed: committed.map(|(opened, aggregated)| CommittedRound { opened, aggregated }),
         })
+    }
+
+    /// An entry with the path to the root of the whole tree.
+    async fn find(&self, tree: &Tree, index: u64) -> Result<Option<Found>, LogError> {
+        let entry = self.store.log_entry(index).await?;
+        let found = entry.zip(tree.inclusion(index, tree.len()));
+        Ok(found.map(|(entry, path)| Found { index, entry, path }))
     }
 
     /// Takes a counter-signature of `site`: its own, and of a head that this server has signed, so that nobody
@@ -262,6 +277,13 @@ impl Log {
 }
 
 impl Known {
+    /// The entries that opened and committed a round.
+    fn round(&self, round: u32) -> Option<(u64, u64)> {
+        let (attempt, aggregated) = self.aggregated.get(&round)?;
+        let opened = self.opened.get(&(round, *attempt))?;
+        Some((*opened, *aggregated))
+    }
+
     /// Reads the rows that have come since.
     async fn catch_up(&mut self, store: &ServerStore) -> Result<(), ServerStoreError> {
         for bytes in store.log_from(self.tree.len()).await? {
@@ -275,6 +297,12 @@ impl Known {
                     ..
                 }) => {
                     self.updates.insert((site, round, attempt), index);
+                }
+                Some(Event::PlanOpened { round, attempt, .. }) => {
+                    self.opened.insert((round, attempt), index);
+                }
+                Some(Event::Aggregated { round, attempt, .. }) => {
+                    self.aggregated.insert(round, (attempt, index));
                 }
                 Some(Event::StudyAccepted { site, .. }) => {
                     self.accepted.insert(site);

@@ -238,7 +238,8 @@ impl Calls for Service {
         }
         let updates = asked.updates.iter();
         let updates: Vec<_> = updates.map(|at| (at.round, at.attempt)).collect();
-        let view = self.0.log().view(&site, asked.seen, &updates).await;
+        let log = self.0.log();
+        let view = log.view(&site, asked.seen, &updates, asked.committed).await;
         let view = logged(&site, view.map_err(log_failed))?;
         Ok(Response::new(view_to_wire(&view)))
     }

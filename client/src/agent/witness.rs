@@ -1,16 +1,16 @@
 //! The server's log, held against what this site has seen of it, and this site's own.
 //!
 //! Before anything is trained or leaves, and before the study ends here, the log must continue every head that was
-//! seen before, hold every update that the server has confirmed, and be the one that the other sites were shown.
-//! Then this site signs that it has seen it. A process that is killed in between asks again: nothing is lost by
+//! seen before, hold every update that the server has confirmed, tell of the round that is gone on from, and be the
+//! one that the other sites were shown: everybody who took part in that round must have counter-signed it. Then this site signs that it has seen it. A process that is killed in between asks again: nothing is lost by
 //! seeing a head twice.
 
-use consilium_core::StudyId;
 use consilium_core::clock::Clock;
+use consilium_core::{Digest, StudyId};
 use consilium_rounds::Sealed;
 use consilium_store::site::{Delivered, SiteStore};
 use consilium_transparency::{
-    Entry, Event, Head, Rewritten, Signed, Tree, View, Wanted, Witnessed, leaf_hash,
+    Entry, Event, Expected, Head, Rewritten, Signed, Tree, View, Wanted, Witnessed, leaf_hash,
 };
 use tracing::{debug, warn};
 
@@ -21,22 +21,34 @@ use crate::peer::{Attempt, Peer};
 const MOST_UPDATES: u32 = 64;
 
 impl<P: Peer> Agent<P> {
-    /// Sees the newest head of the server's log, and counter-signs it.
+    /// Sees the newest head of the server's log, in which the round `committed` must have ended with `model`, and
+    /// counter-signs it.
     ///
     /// # Errors
     /// [`AgentError::Log`] for a log that was rewritten: what shows it is kept, and nothing goes on.
-    pub(super) async fn witness(&mut self) -> Result<(), AgentError> {
+    pub(super) async fn witness(
+        &mut self,
+        committed: u32,
+        model: Digest,
+    ) -> Result<(), AgentError> {
         let (name, study) = (self.study.name.clone(), self.participation.study);
         let seen = self.store.newest_head(&name).await?;
         let unproved = self.store.unproved(&name, MOST_UPDATES).await?;
         let attempts: Vec<_> = unproved.iter().map(attempt_of).collect();
         let known = seen.map_or(0, |head| head.size);
-        let view = self.peer.read_log(study, known, &attempts).await?;
+        let view = self.peer.read_log(study, known, &attempts, committed);
+        let view = view.await?;
+        let expected = (committed > 0).then_some(Expected {
+            site: &self.errand.site,
+            round: committed,
+            model,
+            quorum: self.study.schedule.quorum,
+        });
         let wanted: Vec<_> = unproved
             .iter()
             .map(|delivered| self.wanted(delivered))
             .collect();
-        match view.judge(seen.as_ref(), &wanted) {
+        match view.judge(seen.as_ref(), &wanted, expected.as_ref()) {
             Ok((head, positions)) => {
                 let found: Vec<_> = unproved.into_iter().zip(positions).collect();
                 if seen != Some(head) || !found.is_empty() {

@@ -26,8 +26,8 @@ use consilium_rounds::{
     Assignment, Coordination, Countersigned, Effect, Event, LedgerHead, Receipt,
 };
 use consilium_transparency::{
-    Entry, Event as LogEvent, Found, Head, Other, Signed, Statement as _, Tree, View, Witnessed,
-    leaf_hash,
+    CommittedRound, Entry, Event as LogEvent, Found, Head, Other, Signed, Statement as _, Tree,
+    View, Witnessed, leaf_hash,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -96,8 +96,14 @@ impl ServerState {
     /// At the beginning of `study`, with the initial values of its shared groups.
     pub fn of(study: Study, initial: ModelVector) -> Arc<Self> {
         let mut coordination = Coordination::new(&study);
+        let before = coordination.clone();
         let started = Event::Started { now: Timestamp(0) };
-        let _ = coordination.handle(&study, started).unwrap();
+        let _ = coordination.handle(&study, started.clone()).unwrap();
+        let told = consilium_server::log::told(&started, &before, &coordination, None);
+        let first = LogEvent::StudyAccepted {
+            site: super::site("a"),
+            study: study.digest(),
+        };
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 models: BTreeMap::from([(initial.sha256(), initial)]),
@@ -110,10 +116,7 @@ impl ServerState {
                 downloads: Vec::new(),
                 ledgers: BTreeMap::new(),
                 signer: None,
-                log: vec![entry(LogEvent::StudyAccepted {
-                    site: super::site("a"),
-                    study: Digest::of(b"study"),
-                })],
+                log: std::iter::once(first).chain(told).map(entry).collect(),
                 witnessed: BTreeMap::new(),
             }),
             version: watch::channel(0).0,
@@ -233,16 +236,32 @@ impl Inner {
         };
         let found = (0..).zip(&self.log).filter(|(_, bytes)| is_wanted(bytes));
         let others = self.witnessed.iter().filter(|(other, _)| *other != site);
+        let found_at = |index: usize| Found {
+            index: index as u64,
+            entry: self.log[index].clone(),
+            path: tree.inclusion(index as u64, size).unwrap(),
+        };
+        let find = |is_it: &dyn Fn(&LogEvent) -> bool| {
+            let entries = self
+                .log
+                .iter()
+                .map(|bytes| Entry::read(bytes).unwrap().event);
+            let at = entries.enumerate().filter(|(_, event)| is_it(event)).last();
+            at.map(|(index, _)| found_at(index))
+        };
+        let opened = find(
+            &|event| matches!(event, LogEvent::PlanOpened { round, .. } if *round == asked.committed),
+        );
+        let aggregated = find(
+            &|event| matches!(event, LogEvent::Aggregated { round, .. } if *round == asked.committed),
+        );
         View {
+            committed: opened
+                .zip(aggregated)
+                .map(|(opened, aggregated)| CommittedRound { opened, aggregated }),
             head: self.sign(&head),
             consistency: tree.consistency(asked.seen, size).unwrap_or_default(),
-            updates: found
-                .map(|(index, bytes)| Found {
-                    index,
-                    entry: bytes.clone(),
-                    path: tree.inclusion(index, size).unwrap(),
-                })
-                .collect(),
+            updates: found.map(|(index, _)| found_at(index)).collect(),
             others: others
                 .map(|(_, (head, witnessed))| {
                     let then = head.says::<Head>().unwrap().size;
@@ -257,22 +276,15 @@ impl Inner {
     }
 
     fn take(&mut self, event: Event) {
-        if let Event::UpdateStored {
-            site,
-            round,
-            attempt,
-            digest,
-        } = &event
-        {
-            self.log.push(entry(LogEvent::UpdateReceived {
-                site: site.clone(),
-                round: *round,
-                attempt: *attempt,
-                update: *digest,
-                privacy: None,
-            }));
+        let before = self.coordination.clone();
+        let effects = self
+            .coordination
+            .handle(&self.study, event.clone())
+            .unwrap();
+        let told = consilium_server::log::told(&event, &before, &self.coordination, None);
+        if before != self.coordination {
+            self.log.extend(told.into_iter().map(entry));
         }
-        let effects = self.coordination.handle(&self.study, event).unwrap();
         for effect in effects {
             match effect {
                 Effect::Aggregate { plan, contributors } => {

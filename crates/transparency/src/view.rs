@@ -16,8 +16,22 @@ pub struct View {
     pub consistency: Vec<Digest>,
     /// The entries of the updates that the reader asked for; those that are not in the log are not here.
     pub updates: Vec<Found>,
-    /// What the other sites have counter-signed last.
+    /// What the other sites have counter-signed last, the newest first.
     pub others: Vec<Other>,
+    /// The entries of the committed round that the reader asked for.
+    pub committed: Option<CommittedRound>,
+}
+
+/// Most counter-signatures in one view, so that it fits into a message.
+pub const MOST_OTHERS: usize = 600;
+
+/// How a committed round is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedRound {
+    /// That it was opened.
+    pub opened: Found,
+    /// Whose updates were summed, and to which model.
+    pub aggregated: Found,
 }
 
 /// An entry with the path that proves its place.
@@ -29,6 +43,15 @@ pub struct Found {
     pub entry: Vec<u8>,
     /// From its leaf to the newest head.
     pub path: Vec<Digest>,
+}
+
+impl Found {
+    /// What it tells, if it is in the log of `head`.
+    fn event(&self, head: &Head) -> Option<Event> {
+        let leaf = leaf_hash(&self.entry);
+        verify_inclusion(leaf, self.index, head.size, &self.path, head.root).ok()?;
+        Entry::read(&self.entry).map(|entry| entry.event)
+    }
 }
 
 /// A head that another site was shown.
@@ -53,6 +76,19 @@ pub struct Wanted {
     pub attempt: u32,
     /// SHA-256 of its values.
     pub update: Digest,
+}
+
+/// A committed round that a site was told of, and goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected<'a> {
+    /// The site that reads.
+    pub site: &'a SiteId,
+    /// The round.
+    pub round: u32,
+    /// Its model, as the site was told.
+    pub model: Digest,
+    /// Updates without which it could not be committed.
+    pub quorum: u32,
 }
 
 /// Why a view is not accepted.
@@ -90,6 +126,22 @@ pub enum Rewritten {
         /// The attempt.
         attempt: u32,
     },
+    /// The round that the site is to go on from is not there, or with another model.
+    #[error("round {round}, with the model that this site was told of, is not in the server's log")]
+    RoundMissing {
+        /// The round.
+        round: u32,
+    },
+    /// A site took part in a round, and has not counter-signed this log since the round was opened.
+    #[error(
+        "site {site} took part in round {round}, and the server does not show that it has seen this log since"
+    )]
+    NotWitnessed {
+        /// The site.
+        site: SiteId,
+        /// The round.
+        round: u32,
+    },
     /// Another site was shown a log that this one does not continue.
     #[error("site {site} was shown another log than this site")]
     SplitView {
@@ -108,6 +160,8 @@ impl Rewritten {
             Self::Unreadable(_) => "log_unreadable",
             Self::OtherLog | Self::Shorter { .. } | Self::NotContinued { .. } => "log_rewritten",
             Self::UpdateMissing { .. } => "log_update_missing",
+            Self::RoundMissing { .. } => "log_round_missing",
+            Self::NotWitnessed { .. } => "log_not_witnessed",
             Self::SplitView { .. } => "log_split_view",
         }
     }
@@ -136,8 +190,9 @@ impl View {
         Ok(())
     }
 
-    /// The new head, if it continues `seen` and everything that other sites were shown, and holds what is
-    /// wanted; and the number of the entry of each wanted update. Signatures are checked elsewhere.
+    /// The new head, if it continues `seen` and everything that other sites were shown, holds what is wanted and
+    /// the round that is expected, and was seen by everybody who took part in that; and the number of the entry of
+    /// each wanted update. Signatures are checked elsewhere.
     ///
     /// # Errors
     /// [`Rewritten`].
@@ -145,6 +200,7 @@ impl View {
         &self,
         seen: Option<&Head>,
         wanted: &[Wanted],
+        expected: Option<&Expected<'_>>,
     ) -> Result<(Head, Vec<u64>), Rewritten> {
         let head: Head = (self.head.says()).ok_or(Rewritten::Unreadable("its head"))?;
         if let Some(seen) = seen {
@@ -161,6 +217,9 @@ impl View {
         }
         for (position, other) in self.others.iter().enumerate() {
             self.compare(&head, position, other)?;
+        }
+        if let Some(expected) = expected {
+            self.was_witnessed(&head, expected)?;
         }
         let found = wanted.iter().map(|wanted| self.find(&head, wanted));
         Ok((head, found.collect::<Result<_, _>>()?))
@@ -183,20 +242,70 @@ impl View {
         })
     }
 
+    /// A site counter-signs the log before it trains, so that its update in a round shows that it has seen the log
+    /// since the round was opened. A server that shows two logs needs as many sites as the quorum in each.
+    fn was_witnessed(&self, head: &Head, expected: &Expected<'_>) -> Result<(), Rewritten> {
+        let Expected {
+            site,
+            round,
+            model,
+            quorum,
+        } = *expected;
+        let missing = || Rewritten::RoundMissing { round };
+        let committed = self.committed.as_ref().ok_or_else(missing)?;
+        let opened = committed.opened.event(head).ok_or_else(missing)?;
+        let aggregated = committed.aggregated.event(head).ok_or_else(missing)?;
+        let (
+            Event::PlanOpened {
+                round: of_plan,
+                attempt: of_attempt,
+                ..
+            },
+            Event::Aggregated {
+                round: of_sum,
+                attempt,
+                updates,
+                model: summed,
+            },
+        ) = (opened, aggregated)
+        else {
+            return Err(missing());
+        };
+        if (of_plan, of_attempt) != (round, attempt)
+            || of_sum != round
+            || summed != model
+            || updates.len() < quorum as usize
+        {
+            return Err(missing());
+        }
+        // A consortium too large for one message is compared in part.
+        if self.others.len() >= MOST_OTHERS {
+            return Ok(());
+        }
+        let since = committed.opened.index;
+        for other in updates.keys().filter(|other| *other != site) {
+            let has_seen = self.others.iter().any(|shown| {
+                let seen = shown.witnessed.says::<Witnessed>();
+                seen.is_some_and(|seen| seen.site == *other && seen.head.size > since)
+            });
+            if !has_seen {
+                let site = other.clone();
+                return Err(Rewritten::NotWitnessed { site, round });
+            }
+        }
+        Ok(())
+    }
+
     /// The number of the entry that says that this very update has come.
     fn find(&self, head: &Head, wanted: &Wanted) -> Result<u64, Rewritten> {
         let is_there = |found: &&Found| {
-            let Some(Entry {
-                event:
-                    Event::UpdateReceived {
-                        site,
-                        round,
-                        attempt,
-                        update,
-                        ..
-                    },
+            let Some(Event::UpdateReceived {
+                site,
+                round,
+                attempt,
+                update,
                 ..
-            }) = Entry::read(&found.entry)
+            }) = found.event(head)
             else {
                 return false;
             };
@@ -206,9 +315,7 @@ impl View {
                 attempt,
                 update,
             };
-            let leaf = leaf_hash(&found.entry);
             says == *wanted
-                && verify_inclusion(leaf, found.index, head.size, &found.path, head.root).is_ok()
         };
         let found = self.updates.iter().find(is_there);
         let missing = Rewritten::UpdateMissing {

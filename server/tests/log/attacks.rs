@@ -197,7 +197,9 @@ async fn sites_that_were_shown_different_logs_find_out_when_they_compare() {
         consistency: view.consistency.clone(),
     }];
     view.check_signatures(&Vouched(anchor(&split))).unwrap();
-    let judged = view.judge(readers[1].seen().as_ref(), &[]).unwrap_err();
+    let judged = view
+        .judge(readers[1].seen().as_ref(), &[], None)
+        .unwrap_err();
     assert_eq!(judged.code(), "log_split_view");
     assert!(judged.to_string().contains("site a"), "{judged}");
 }

@@ -17,8 +17,8 @@ use consilium_proto::{
 use consilium_server::audit::{NotVerified, Vouched, export, verify};
 use consilium_store::server::ServerStore;
 use consilium_transparency::{
-    Audited, Entry, Event, Head, Line, Signed, Statement, Tree, View, Wanted, Witnessed, leaf_hash,
-    read_export, write_line,
+    Audited, Entry, Event, Expected, Head, Line, Signed, Statement, Tree, View, Wanted, Witnessed,
+    leaf_hash, read_export, write_line,
 };
 use consortium::{Consortium, study};
 use tonic::Status;
@@ -69,6 +69,16 @@ impl Reader {
 
     /// What the server shows, with good signatures.
     pub(crate) async fn view(&self, consortium: &Consortium, updates: &[(u32, u32)]) -> View {
+        self.view_after(consortium, updates, 0).await
+    }
+
+    /// The same with the entries of a committed round.
+    pub(crate) async fn view_after(
+        &self,
+        consortium: &Consortium,
+        updates: &[(u32, u32)],
+        committed: u32,
+    ) -> View {
         let request = ReadLogRequest {
             study: digest_to_wire(&consortium.study.digest()),
             seen: self.seen().map_or(0, |head| head.size),
@@ -79,6 +89,7 @@ impl Reader {
                     attempt: *attempt,
                 })
                 .collect(),
+            committed,
         };
         let mut client = consortium.site(self.name).await;
         let reply = client.read_log(request).await.unwrap();
@@ -91,7 +102,7 @@ impl Reader {
     pub(crate) async fn witness(&mut self, consortium: &Consortium, wanted: &[Wanted]) -> Vec<u64> {
         let updates: Vec<_> = wanted.iter().map(|w| (w.round, w.attempt)).collect();
         let view = self.view(consortium, &updates).await;
-        let (head, found) = view.judge(self.seen().as_ref(), wanted).unwrap();
+        let (head, found) = view.judge(self.seen().as_ref(), wanted, None).unwrap();
         self.heads.push(view.head);
         self.own.push(Entry {
             at: consortium.clock.now(),

@@ -38,13 +38,13 @@ async fn a_site_finds_its_own_update_and_nobody_elses_in_its_place() {
             ..wanted("a", digest)
         },
     ] {
-        let missing = view.judge(seen.as_ref(), &[other]).unwrap_err();
+        let missing = view.judge(seen.as_ref(), &[other], None).unwrap_err();
         assert_eq!(missing.code(), "log_update_missing");
     }
     // An entry that says the right thing and is not in the tree.
     let mut false_place = view.clone();
     false_place.updates[0].index += 1;
-    let missing = false_place.judge(seen.as_ref(), &[wanted("a", digest)]);
+    let missing = false_place.judge(seen.as_ref(), &[wanted("a", digest)], None);
     assert_eq!(missing.unwrap_err().code(), "log_update_missing");
     // Another site's update is not shown.
     let b = Reader::new("b");
@@ -110,6 +110,7 @@ async fn too_many_wanted_updates_are_refused() {
         study: digest_to_wire(&consortium.study.digest()),
         seen: u64::MAX,
         updates: vec![Attempt::default(); 65],
+        committed: 0,
     };
     let mut client = consortium.site("a").await;
     let refused = client.read_log(request.clone()).await.unwrap_err();
@@ -123,6 +124,69 @@ async fn too_many_wanted_updates_are_refused() {
         size: head.size + 1,
         ..head
     };
-    let judged = view.judge(Some(&seen), &[]).unwrap_err();
+    let judged = view.judge(Some(&seen), &[], None).unwrap_err();
     assert_eq!(judged.code(), "log_rewritten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_took_part_in_a_round_must_have_seen_the_log_since_it_was_opened() {
+    let consortium = Consortium::today(study()).await;
+    let mut readers = ["a", "b", "c"].map(Reader::new);
+    // The third gives an update and never looks at the log.
+    for reader in &mut readers[..2] {
+        reader.witness(&consortium, &[]).await;
+    }
+    first_round(&consortium).await;
+    let model = consortium.running().consortium().coordination().await.model;
+    let site = "a".parse().unwrap();
+    let expected = Expected {
+        site: &site,
+        round: 1,
+        model,
+        quorum: 3,
+    };
+    let judge = |view: &View, expected: &Expected<'_>| view.judge(None, &[], Some(expected));
+    let a = Reader::new("a");
+    let unseen = a.view_after(&consortium, &[], 1).await;
+    let refused = judge(&unseen, &expected).unwrap_err();
+    assert_eq!(refused.code(), "log_not_witnessed");
+    assert!(refused.to_string().contains("site c"), "{refused}");
+    readers[2].witness(&consortium, &[]).await;
+    let seen = a.view_after(&consortium, &[], 1).await;
+    judge(&seen, &expected).unwrap();
+    // Somebody's word from before the round, or none at all, is not enough.
+    let mut silent = seen.clone();
+    silent.others.truncate(1);
+    let refused = judge(&silent, &expected).unwrap_err();
+    assert_eq!(refused.code(), "log_not_witnessed");
+    let mut nowhere = seen.clone();
+    nowhere.committed.as_mut().unwrap().opened.index += 1;
+    for (view, expected) in [
+        (&nowhere, expected),
+        (&a.view_after(&consortium, &[], 2).await, expected),
+        (
+            &seen,
+            Expected {
+                quorum: 4,
+                ..expected
+            },
+        ),
+        (
+            &seen,
+            Expected {
+                model: Digest::of(b"another"),
+                ..expected
+            },
+        ),
+        (
+            &seen,
+            Expected {
+                round: 2,
+                ..expected
+            },
+        ),
+    ] {
+        let refused = judge(view, &expected).unwrap_err();
+        assert_eq!(refused.code(), "log_round_missing");
+    }
 }

@@ -12,7 +12,8 @@ use consilium_core::vector::values_to_bytes;
 use consilium_core::{ModelManifest, Seed, TensorSpec};
 use consilium_rounds::{Assignment, Countersigned, LedgerHead, Receipt, Withdrawal};
 use consilium_transparency::{
-    Entry, Event, Found, Head, Other, Signed, Statement, Tree, View, Witnessed, leaf_hash,
+    CommittedRound, Entry, Event, Found, Head, Other, Signed, Statement, Tree, View, Witnessed,
+    leaf_hash,
 };
 use dp_rs::adjacency::Adjacency;
 use dp_rs::agreement::{AgreedPlan, Agreement};
@@ -239,12 +240,59 @@ impl Script {
     }
 }
 
+impl Script {
+    /// What the log tells of an update of this site, and of the round that it ends.
+    fn told_of(&self, sealed: Sealed) -> Vec<Event> {
+        let site: SiteId = "a".parse().unwrap();
+        let (round, attempt, update) = (sealed.round, sealed.attempt, sealed.digest);
+        let came = Event::UpdateReceived {
+            site: site.clone(),
+            round,
+            attempt,
+            update,
+            privacy: None,
+        };
+        let (next, ended) = if self.fails.contains(&(round, attempt)) {
+            let code = "test".to_owned();
+            let failed = Event::RoundFailed {
+                round,
+                attempt,
+                code,
+            };
+            ((round, attempt + 1), failed)
+        } else {
+            let summed = Event::Aggregated {
+                round,
+                attempt,
+                updates: [(site, update)].into(),
+                model: initial().sha256(),
+            };
+            ((round + 1, 1), summed)
+        };
+        vec![came, ended, opened(next)]
+    }
+}
+
+/// That an attempt at a round was opened.
+pub fn opened((round, attempt): (u32, u32)) -> Event {
+    Event::PlanOpened {
+        round,
+        attempt,
+        model: initial().sha256(),
+        deadline: Timestamp(0),
+    }
+}
+
 impl Server {
     pub fn new(study: Study, store: &SiteStore) -> Self {
+        let script = Script {
+            log: vec![opened((1, 1))],
+            ..Script::default()
+        };
         Self {
             study,
             store: store.clone(),
-            script: Arc::default(),
+            script: Arc::new(Mutex::new(script)),
         }
     }
 
@@ -339,13 +387,8 @@ impl Peer for Server {
             let known = script.arrived.iter().any(|update| update.sealed == sealed);
             if !known {
                 script.arrived.push(Arrived { sealed, ledger });
-                script.log.push(Event::UpdateReceived {
-                    site: "a".parse().unwrap(),
-                    round: sealed.round,
-                    attempt: sealed.attempt,
-                    update: sealed.digest,
-                    privacy: None,
-                });
+                let told = script.told_of(sealed);
+                script.log.extend(told);
             }
             script.head = head.or(script.head);
             known
@@ -381,6 +424,7 @@ impl Peer for Server {
         _: Digest,
         seen: u64,
         updates: &[Attempt],
+        committed: u32,
     ) -> Result<View, PeerError> {
         let script = self.script.lock().unwrap();
         let (entries, tree) = log(&self.study, &script.log);
@@ -405,7 +449,23 @@ impl Peer for Server {
                 consistency: tree.consistency(shown.size, tree.len()).unwrap_or_default(),
             }
         });
+        let find = |is_it: &dyn Fn(&Event) -> bool| {
+            let position = script.log.iter().rposition(is_it)?;
+            let index = position as u64 + 1;
+            Some(Found {
+                index,
+                entry: entries[position + 1].clone(),
+                path: tree.inclusion(index, tree.len())?,
+            })
+        };
+        let aggregated =
+            find(&|event| matches!(event, Event::Aggregated { round, .. } if *round == committed));
+        let opened =
+            find(&|event| matches!(event, Event::PlanOpened { round, .. } if *round == committed));
         Ok(View {
+            committed: opened
+                .zip(aggregated)
+                .map(|(opened, aggregated)| CommittedRound { opened, aggregated }),
             head: unsigned(&head(&tree)),
             consistency: tree.consistency(seen, tree.len()).unwrap_or_default(),
             updates: found

@@ -2,7 +2,7 @@
 
 use consilium_transparency::Witnessed;
 
-use super::consortium::ROUNDS;
+use super::consortium::{ROUNDS, opened};
 use super::*;
 
 /// A site whose process was killed when its update of round 1 had come; the log has the entry of the study, and
@@ -11,10 +11,10 @@ async fn after_the_first_upload() -> (Site, Server, Work) {
     let site = Site::with(100.0).await;
     let (server, work) = (site.server("first"), Work::private());
     // Something that was there before.
-    server.script.lock().unwrap().log = ["c", "d"].map(accepted).to_vec();
+    server.script.lock().unwrap().log = vec![accepted("c"), accepted("d"), opened((1, 1))];
     server.script.lock().unwrap().dies_after = 1;
     site.run(&server, &work).await.unwrap_err();
-    assert_eq!(server.script.lock().unwrap().log.len(), 3);
+    assert_eq!(server.script.lock().unwrap().log.len(), 6);
     // One more process, that has seen its update in the log, and is killed at the next.
     server.script.lock().unwrap().dies_after = 1;
     site.run(&server, &work).await.unwrap_err();
@@ -120,9 +120,9 @@ async fn a_log_without_the_update_that_was_confirmed_is_refused() {
 async fn a_log_that_another_site_saw_otherwise_is_refused() {
     for shown in [
         // Other entries, as many as here, fewer, and more.
-        vec![accepted("c"), accepted("x")],
+        vec![accepted("c"), accepted("x"), opened((1, 1))],
         vec![accepted("x")],
-        vec![accepted("c"); 9],
+        vec![accepted("c"); 19],
     ] {
         let (site, server, work) = after_the_first_upload().await;
         server.script.lock().unwrap().shown_elsewhere = Some(shown);
@@ -140,6 +140,43 @@ async fn a_log_that_another_site_saw_otherwise_is_refused() {
 }
 
 #[tokio::test]
+async fn a_log_without_the_round_that_is_gone_on_from_is_refused() {
+    let site = Site::with(100.0).await;
+    let (server, work) = (site.server("first"), Work::private());
+    server.script.lock().unwrap().dies_after = 1;
+    site.run(&server, &work).await.unwrap_err();
+    for event in &mut server.script.lock().unwrap().log {
+        if let Event::Aggregated { model, .. } = event {
+            *model = Digest::of(b"another");
+        }
+    }
+    let (code, exit, _) = site.refused(&server, &work).await;
+    assert_eq!(
+        (code.as_str(), exit),
+        ("log_round_missing", ExitCode::Refused)
+    );
+}
+
+#[tokio::test]
+async fn a_log_that_another_member_of_the_round_has_not_counter_signed_is_refused() {
+    let site = Site::with(100.0).await;
+    let (server, work) = (site.server("first"), Work::private());
+    server.script.lock().unwrap().dies_after = 1;
+    site.run(&server, &work).await.unwrap_err();
+    for event in &mut server.script.lock().unwrap().log {
+        if let Event::Aggregated { updates, .. } = event {
+            updates.insert("b".parse().unwrap(), Digest::of(b"of b"));
+        }
+    }
+    let (code, exit, error) = site.refused(&server, &work).await;
+    assert_eq!(
+        (code.as_str(), exit),
+        ("log_not_witnessed", ExitCode::Refused)
+    );
+    assert!(error.message.contains("site b"), "{}", error.message);
+}
+
+#[tokio::test]
 async fn a_log_that_another_site_saw_the_beginning_of_is_good() {
     let (site, server, work) = after_the_first_upload().await;
     server.script.lock().unwrap().shown_elsewhere = Some(vec![accepted("c")]);
@@ -154,7 +191,7 @@ async fn every_round_and_the_end_are_seen_and_counter_signed_with_the_own_log() 
     let witnessed = server.script.lock().unwrap().witnessed.clone();
     assert_eq!(witnessed.len(), ROUNDS as usize + 1);
     let sizes: Vec<_> = witnessed.iter().map(|seen| seen.head.size).collect();
-    assert_eq!(sizes, [1, 2, 3, 4]);
+    assert_eq!(sizes, [2, 5, 8, 11]);
     assert!(
         site.store
             .unproved(&server.study.name, 9)
@@ -181,16 +218,19 @@ async fn every_round_and_the_end_are_seen_and_counter_signed_with_the_own_log() 
 
 #[tokio::test]
 async fn a_site_from_an_old_backup_goes_on_from_the_head_that_it_had_seen() {
-    let site = Site::with(100.0).await;
+    // In a study with a ledger, that would have to be settled first.
+    let mut site = Site::with(100.0).await;
+    site.budget = None;
     let mut server = Server::new(study("open", None), &site.store);
     let work = Work::open();
-    let mut site = site;
-    site.budget.as_mut().unwrap().allow_simulation = true;
-    server.script.lock().unwrap().dies_after = 1;
-    site.run(&server, &work).await.unwrap_err();
+    let killed = async |site: &Site, server: &Server| {
+        server.script.lock().unwrap().dies_after = 1;
+        let error = site.run(server, &work).await.unwrap_err();
+        assert!(error.to_string().contains("killed"), "{error}");
+    };
+    killed(&site, &server).await;
     let (site, backup) = site.copied(&mut server).await;
-    server.script.lock().unwrap().dies_after = 1;
-    site.run(&server, &work).await.unwrap_err();
+    killed(&site, &server).await;
     let site = site.restored(&mut server, Some(&backup)).await;
     site.run(&server, &work).await.unwrap();
 }
