@@ -12,6 +12,7 @@ mod identity;
 mod peer;
 mod sign;
 mod tls;
+mod vouched;
 
 pub use authority::{Authority, Validity};
 pub use error::CertificateError;
@@ -20,3 +21,4 @@ pub use identity::Identity;
 pub use peer::{Peer, Role};
 pub use sign::{Signature, Signer, verify};
 pub use tls::{client_config, server_config};
+pub use vouched::{TrustAnchor, fingerprint};

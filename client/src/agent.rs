@@ -13,6 +13,7 @@ mod halting;
 mod leaving;
 mod permitting;
 mod spending;
+mod witness;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use consilium_core::{
 use consilium_ops::OperatorError;
 use consilium_rounds::{LedgerHead, Participation, Sealed, SiteEffect};
 use consilium_store::site::{Accepted, Fate, SiteStore, Version};
+use consilium_transparency::{Entry, Event, Tree};
 use tracing::{info, warn};
 
 pub use error::AgentError;
@@ -89,6 +91,8 @@ pub struct Agent<P> {
     digests: BTreeMap<GroupName, Digest>,
     /// The update that the server has confirmed to this process.
     delivered: Option<Sealed>,
+    /// The tree over this site's own log.
+    own_log: Tree,
 }
 
 /// What joining a study led to.
@@ -143,6 +147,7 @@ impl<P: Peer> Agent<P> {
         let ready = Ready::make(
             &errand,
             &store,
+            &*clock,
             study,
             &document,
             participant,
@@ -155,6 +160,7 @@ impl<P: Peer> Agent<P> {
                 Ok(Joined::Agent(Box::new(agent)))
             }
             Err(error) => {
+                witness::note_refusal(&store, &*clock, &name, &error).await;
                 halting::halt(&store, &mut peer, &name, digest, None, &error).await;
                 Err(error)
             }
@@ -170,6 +176,7 @@ impl<P: Peer> Agent<P> {
         if let Err(error) = &ended {
             let (name, digest) = (&self.study.name, self.participation.study);
             let plan = self.plan.as_ref();
+            witness::note_refusal(&self.store, &*self.clock, name, error).await;
             halting::halt(&self.store, &mut self.peer, name, digest, plan, error).await;
         }
         ended
@@ -225,10 +232,14 @@ impl<P: Peer> Agent<P> {
             round: plan.round,
             attempt: plan.attempt,
         });
-        self.digests = assignment.groups;
+        self.digests.clone_from(&assignment.groups);
         let mut step = Step::Idle;
         if participation != self.participation {
             let fate = effects.iter().find_map(fate);
+            if let (Some(Fate::Committed { .. }), Some(sealed)) = (fate, self.participation.sealed)
+            {
+                self.confirmed(sealed).await?;
+            }
             self.store
                 .settle(&self.study.name, &participation, fate)
                 .await?;
@@ -248,7 +259,13 @@ impl<P: Peer> Agent<P> {
                     self.train(&plan).await?;
                     step = Step::Worked;
                 }
-                SiteEffect::Upload(sealed) => self.deliver(sealed).await?,
+                SiteEffect::Upload(sealed) if self.delivered == Some(sealed) => {}
+                SiteEffect::Upload(sealed) => {
+                    if let Some(plan) = &assignment.plan {
+                        self.witness(plan.round - 1, plan.model).await?;
+                    }
+                    self.deliver(sealed).await?;
+                }
                 SiteEffect::Finish(Ok(model)) => {
                     return Ok(Step::Finished(Box::new(self.finish(model).await?)));
                 }
@@ -263,6 +280,7 @@ impl<P: Peer> Agent<P> {
         info!(round, attempt, "round received");
         self.permitted()?;
         let admitted = self.admitted().await?;
+        self.witness(round - 1, plan.model).await?;
         self.go_on().await?;
         let global = self.model(plan.model, round - 1).await?;
         let own = self
@@ -278,6 +296,16 @@ impl<P: Peer> Agent<P> {
         let mut participation = self.participation.clone();
         let digest = trained.update.sha256();
         let upload = participation.seal(plan, digest);
+        // Cannot fail: plain numbers and text.
+        let stated = (trained.privacy.as_ref())
+            .map(|steps| serde_json::to_value(steps).expect("a transcript serialises"));
+        let note = self.note(Event::UpdateSealed {
+            study: self.study.name.clone(),
+            round,
+            attempt,
+            update: digest,
+            privacy: stated,
+        });
         let record = self.record(plan, admitted.as_ref(), trained.privacy, digest)?;
         let entry = record.map(|record| self.entry(record));
         let (name, store) = (self.study.name.clone(), self.store.clone());
@@ -286,7 +314,7 @@ impl<P: Peer> Agent<P> {
         let late = injected(Fault::LedgerAfterSend);
         let now = event.as_ref().filter(|_| !late);
         store
-            .seal(&name, &participation, update, local, now)
+            .seal(&name, &participation, update, local, now, &note)
             .await?;
         if let Some(entry) = entry {
             let standing = Arc::make_mut(&mut self.standing);
@@ -299,17 +327,14 @@ impl<P: Peer> Agent<P> {
         }
         if late {
             store
-                .seal(&name, &participation, update, local, event.as_ref())
+                .seal(&name, &participation, update, local, event.as_ref(), &note)
                 .await?;
         }
         Ok(())
     }
 
-    /// Sends the sealed update, unless this process has seen it arrive.
+    /// Sends the sealed update.
     async fn deliver(&mut self, sealed: Sealed) -> Result<(), AgentError> {
-        if self.delivered == Some(sealed) {
-            return Ok(());
-        }
         let name = &self.study.name;
         let (round, attempt) = (sealed.round, sealed.attempt);
         let update = Arc::new(self.store.sealed_update(name, sealed.digest).await?);
@@ -345,6 +370,7 @@ impl<P: Peer> Agent<P> {
                     let bytes = 4 * update.len() as u64;
                     self.store.count_delivered(name, bytes).await?;
                 }
+                self.confirmed(sealed).await?;
                 self.delivered = Some(sealed);
                 info!(round, attempt, already_stored, "update uploaded");
                 match ledger {
@@ -377,6 +403,7 @@ impl<P: Peer> Agent<P> {
     async fn finish(&mut self, model: Digest) -> Result<Outcome, AgentError> {
         let name = self.study.name.clone();
         let rounds = self.study.schedule.rounds;
+        self.witness(rounds, model).await?;
         let global = self.model(model, rounds).await?;
         let own = self.store.local_groups(&name, rounds).await?;
         let excluded = self.store.excluded().await?;
@@ -456,14 +483,17 @@ struct Ready {
     worker: Worker,
     protection: Option<Protection>,
     standing: Standing,
+    own_log: Tree,
 }
 
 impl Ready {
     /// Holds the study against the policy, checks what it would spend, makes the work, and accepts it unless it was
     /// accepted `before`. Nothing of the cohort is read before the policy permits it.
+    #[allow(clippy::too_many_arguments, reason = "what joining has found out")]
     async fn make(
         errand: &Errand,
         store: &SiteStore,
+        clock: &dyn Clock,
         study: Study,
         document: &[u8],
         participant: Participant,
@@ -510,8 +540,15 @@ impl Ready {
                 leaving::stays(&study, &participant, &initial)?;
                 let preparation =
                     preparation.map(|p| serde_json::to_string(&p).expect("plain numbers and text"));
+                let note = Entry {
+                    at: clock.now(),
+                    event: Event::StudyAccepted {
+                        site: errand.site.clone(),
+                        study: study.digest(),
+                    },
+                };
                 store
-                    .accept(&study, document, &initial, preparation.as_deref())
+                    .accept(&study, document, &initial, preparation.as_deref(), &note)
                     .await?;
                 info!(study = %study.name, digest = %study.digest(), "study accepted");
                 Participation::new(&study)
@@ -524,6 +561,7 @@ impl Ready {
             worker,
             protection,
             standing,
+            own_log: witness::own_log(store).await?,
         })
     }
 
@@ -542,6 +580,7 @@ impl Ready {
             worker,
             protection,
             standing,
+            own_log,
         } = self;
         Agent {
             shared: study.shared_groups(&participant),
@@ -562,6 +601,7 @@ impl Ready {
             known: None,
             digests: BTreeMap::new(),
             delivered: None,
+            own_log,
         }
     }
 }

@@ -64,6 +64,11 @@ enum Command {
         #[command(subcommand)]
         command: PrivacyCommand,
     },
+    /// This site's own log, and what it has seen of the server's.
+    Log {
+        #[command(subcommand)]
+        command: LogCommand,
+    },
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -114,6 +119,28 @@ enum PolicyCommand {
     Explain {
         #[command(flatten)]
         config: ConfigPath,
+    },
+}
+
+#[derive(Subcommand)]
+enum LogCommand {
+    /// Show what this site accepted, sealed and refused, and every head of the server's log that it was shown.
+    ///
+    /// Example: consilium-site log show --config site.toml
+    Show {
+        #[command(flatten)]
+        config: ConfigPath,
+    },
+    /// Write the same with the server's signatures, for `consilium-server audit verify --site`. It holds nothing
+    /// about patients.
+    ///
+    /// Example: consilium-site log export --config site.toml --out site-log.jsonl
+    Export {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// The file; one that is there is replaced.
+        #[arg(long)]
+        out: PathBuf,
     },
 }
 
@@ -276,6 +303,12 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             let decision = Decision { releases, reason };
             commands::privacy::settle(&config.config, &decision, dry_run, format)
         }
+        Command::Log {
+            command: LogCommand::Show { config },
+        } => commands::log::show(&config.config, format),
+        Command::Log {
+            command: LogCommand::Export { config, out },
+        } => commands::log::export(&config.config, &out, format),
         Command::Config {
             command: ConfigCommand::Check { config },
         } => commands::check(&config.config, format),

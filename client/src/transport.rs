@@ -6,11 +6,12 @@
 
 mod connection;
 mod patience;
+mod witness;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use consilium_certs::Signature;
+use consilium_certs::{CertificateError, Signature};
 use consilium_core::study::PROTOCOL_VERSION;
 use consilium_core::vector::{bytes_to_values, values_to_bytes};
 use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
@@ -18,11 +19,13 @@ use consilium_proto::consortium_client::ConsortiumClient;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyRequest, GroupChunk,
-    GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, RejoinRequest, UpdateHeader,
-    UploadMessage, WithdrawRequest, assignment_from_wire, digest_to_wire, head_to_wire,
-    receipt_from_wire, withdrawal_to_wire,
+    GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, ReadLogRequest, Refused, RejoinRequest,
+    UpdateHeader, UploadMessage, WithdrawRequest, WitnessLogRequest, assignment_from_wire,
+    digest_to_wire, head_to_wire, receipt_from_wire, signed_to_wire, view_from_wire,
+    withdrawal_to_wire,
 };
 use consilium_rounds::{Assignment, LedgerHead, Receipt, Sealed, Withdrawal};
+use consilium_transparency::{Signed, View, Witnessed};
 use dp_rs::plan::Transcript;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -31,12 +34,14 @@ use tonic::{Code, Status};
 pub use connection::ServerAddress;
 use connection::{Connector, NotConnected};
 use patience::Patience;
+pub use witness::Witness;
 
 use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
 
 /// The aggregation server, over the network.
 pub struct GrpcServer {
     connector: Connector,
+    witness: Witness,
     site: SiteId,
     patience: Duration,
     client: Option<ConsortiumClient<Channel>>,
@@ -56,11 +61,13 @@ impl GrpcServer {
     pub fn new(
         address: ServerAddress,
         identity: rustls::ClientConfig,
+        witness: Witness,
         site: SiteId,
         patience: Duration,
     ) -> Self {
         Self {
             connector: Connector::new(address, identity),
+            witness,
             site,
             patience,
             client: None,
@@ -251,6 +258,29 @@ impl GrpcServer {
             Err(_) => Err(self.took_too_long("coming back", CALL)),
         }
     }
+
+    async fn try_read_log(&mut self, request: &ReadLogRequest) -> Result<View, Failure> {
+        let mut client = self.client().await?;
+        match timeout(CALL, client.read_log(request.clone())).await {
+            Ok(Ok(reply)) => {
+                let view = view_from_wire(&reply.into_inner())?;
+                let forged = |problem| Failure::Final(PeerError::Forged(problem));
+                view.check_signatures(&self.witness).map_err(forged)?;
+                Ok(view)
+            }
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("reading the log", CALL)),
+        }
+    }
+
+    async fn try_witness_log(&mut self, request: &WitnessLogRequest) -> Result<(), Failure> {
+        let mut client = self.client().await?;
+        match timeout(CALL, client.witness_log(request.clone())).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("counter-signing the log", CALL)),
+        }
+    }
 }
 
 impl Peer for GrpcServer {
@@ -351,6 +381,49 @@ impl Peer for GrpcServer {
         loop {
             match self.try_rejoin(&request).await {
                 Ok(()) => return Ok(()),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn read_log(
+        &mut self,
+        study: Digest,
+        seen: u64,
+        updates: &[Attempt],
+        committed: u32,
+    ) -> Result<View, PeerError> {
+        let request = ReadLogRequest {
+            study: digest_to_wire(&study),
+            seen,
+            updates: updates.iter().copied().map(attempt_to_wire).collect(),
+            committed,
+        };
+        let mut patience = self.patience();
+        loop {
+            match self.try_read_log(&request).await {
+                Ok(view) => return Ok(view),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn witness_log(&mut self, study: Digest, seen: &Witnessed) -> Result<Signed, PeerError> {
+        let cannot_sign = |error: CertificateError| PeerError::NotAuthenticated {
+            code: error.code(),
+            address: self.connector.address().to_owned(),
+            problem: error.to_string(),
+            hint: error.hint(),
+        };
+        let signed = self.witness.sign(seen).map_err(cannot_sign)?;
+        let request = WitnessLogRequest {
+            study: digest_to_wire(&study),
+            witnessed: Some(signed_to_wire(&signed)),
+        };
+        let mut patience = self.patience();
+        loop {
+            match self.try_witness_log(&request).await {
+                Ok(()) => return Ok(signed),
                 Err(failure) => self.pause(&mut patience, failure).await?,
             }
         }

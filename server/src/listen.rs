@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use consilium_certs::{CertificateError, Identity, Peer, Role, Signer};
+use consilium_certs::{CertificateError, Identity, Peer, Role, Signer, TrustAnchor};
 use consilium_core::SiteId;
 use consilium_core::clock::Clock;
 use consilium_ops::{ExitCode, OperatorError, StateLock};
@@ -66,6 +66,7 @@ pub async fn start_with(
     let loaded = Identity::load(&identity.certificate, &identity.key, Role::Server)
         .map_err(|error| unacceptable(&error))?;
     let signer = Signer::of(&loaded).map_err(|error| unacceptable(&error))?;
+    let anchor = TrustAnchor::read(&identity.authority).map_err(|error| unacceptable(&error))?;
     let tls = consilium_certs::server_config(loaded, &identity.authority)
         .map_err(|error| unacceptable(&error))?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
@@ -93,7 +94,7 @@ pub async fn start_with(
         .await
         .map_err(|error| failed(&error))?;
     let blobs = change(Blobs::open(&config.state.join("blobs")).map_err(|error| failed(&error))?);
-    let consortium = Consortium::open(study, &initial, store, blobs, clock, signer)
+    let consortium = Consortium::open(study, &initial, store, blobs, clock, signer, anchor)
         .await
         .map_err(|error| failed(&error))?;
     consortium.work(Arc::clone(&consortium).watch_the_clock());

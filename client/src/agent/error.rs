@@ -8,6 +8,7 @@ use consilium_core::{Digest, GroupName, SiteId, StudyId};
 use consilium_ops::{ExitCode, OperatorError};
 use consilium_rounds::RefusePlan;
 use consilium_store::site::SiteStoreError;
+use consilium_transparency::Rewritten;
 
 use crate::peer::PeerError;
 use crate::policy::Forbidden;
@@ -39,6 +40,9 @@ pub enum AgentError {
     /// Privacy: an agreement, a budget, or the ledger.
     #[error(transparent)]
     Privacy(#[from] Refusal),
+    /// The server's log is not what this site, or another, has seen of it.
+    #[error(transparent)]
+    Log(#[from] Rewritten),
     /// The plan is not what this site agreed to.
     #[error(transparent)]
     Plan(#[from] RefusePlan),
@@ -137,6 +141,7 @@ impl AgentError {
             Self::Policy(forbidden) => forbidden.code(),
             Self::Site(error) => &error.code,
             Self::Privacy(refusal) => refusal.code(),
+            Self::Log(rewritten) => rewritten.code(),
             Self::Plan(error) => error.code(),
             Self::InvalidStudy(error) => error.code(),
             Self::UnreadableStudy { .. } => "study_unreadable",
@@ -178,6 +183,13 @@ impl From<AgentError> for OperatorError {
                 code,
                 message,
                 "report this with the lines above; start again: nothing sealed is lost",
+            ),
+            AgentError::Log(_) => Self::new(
+                ExitCode::Refused,
+                code,
+                message,
+                "nothing was trained or sent since; keep this state folder and what `consilium-site log export` \
+                 writes as evidence, and ask the coordinator and the other sites what they were shown",
             ),
             AgentError::Plan(_) | AgentError::StudyChanged { .. } => Self::new(
                 ExitCode::Refused,

@@ -7,6 +7,7 @@ mod halting;
 mod operating_system;
 mod permitting;
 mod spending;
+mod witness;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

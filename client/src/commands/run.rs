@@ -28,7 +28,7 @@ use crate::work::LocalWork;
 pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), OperatorError> {
     logging::start();
     let config = SiteConfig::read(path)?;
-    let identity = identity(&config)?;
+    let (identity, witness) = identity(&config)?;
     let address = server_address(&config).map_err(|error| error.at(path.display()))?;
     config.read_policy()?;
     std::fs::create_dir_all(&config.state)
@@ -36,7 +36,7 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
     // Held until the program ends, however it ends.
     let _lock = StateLock::take(&config.state, "agent")?;
     let patience = Duration::from_secs(config.server.patience.0);
-    let server = GrpcServer::new(address, identity, config.site.clone(), patience);
+    let server = GrpcServer::new(address, identity, witness, config.site.clone(), patience);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -25,7 +25,7 @@ use consilium_site::outcome::Outcome;
 use consilium_site::peer::{Peer, Wanted};
 use consilium_site::policy::Policy;
 use consilium_site::privacy::{CohortFacts, SiteBudget};
-use consilium_site::transport::{GrpcServer, ServerAddress};
+use consilium_site::transport::{GrpcServer, ServerAddress, Witness};
 use consilium_store::site::SiteStore;
 use tempfile::TempDir;
 
@@ -305,8 +305,9 @@ pub fn peer(
         address: address.to_owned(),
         name: "localhost".try_into().unwrap(),
     };
+    let witness = Witness::new(&identity, authority).unwrap();
     let tls = client_config(identity, authority).unwrap();
-    GrpcServer::new(address, tls, site(name), patience)
+    GrpcServer::new(address, tls, witness, site(name), patience)
 }
 
 /// A connection that shows a certificate without looking at it first, as a broken agent would.
@@ -330,5 +331,12 @@ pub fn careless_peer(name: &str, address: &str, certs: &Path, authority: &Path) 
         address: address.to_owned(),
         name: "localhost".try_into().unwrap(),
     };
-    GrpcServer::new(address, tls, site(name), Duration::from_secs(20))
+    // Never comes to sign anything.
+    let folder = tempfile::tempdir().unwrap();
+    let stranger = Authority::create(folder.path(), "stranger").unwrap();
+    stranger.issue_site(&site(name), folder.path()).unwrap();
+    let [pem, key] = ["pem", "key"].map(|kind| folder.path().join(format!("{name}.{kind}")));
+    let identity = Identity::load(&pem, &key, Role::Site).unwrap();
+    let witness = Witness::new(&identity, authority).unwrap();
+    GrpcServer::new(address, tls, witness, site(name), Duration::from_secs(20))
 }
