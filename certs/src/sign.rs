@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_signature_fits_its_message_and_certificate_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::create(folder.path(), "test").unwrap();
+        let authority = Authority::create_with_unencrypted_key(folder.path(), "test").unwrap();
         let signer = |name: &str| {
             let folder = folder.path().join(name);
             authority.issue_server(&[name.into()], &folder).unwrap();

@@ -1,6 +1,7 @@
 //! What `consilium-site` does: one function per command.
 
 mod check;
+mod enroll;
 pub mod model;
 pub mod privacy;
 mod run;
@@ -14,6 +15,7 @@ use consilium_ops::OperatorError;
 use rustls::pki_types::ServerName;
 
 pub use check::check;
+pub use enroll::{Way, enroll};
 pub use run::run;
 pub use status::status;
 

@@ -5,6 +5,8 @@
 //! refusal by the server ends the call at once; whether to ask again is the agent's business.
 
 mod connection;
+mod credentials;
+mod identity;
 mod patience;
 
 use std::sync::Arc;
@@ -30,6 +32,8 @@ use tonic::{Code, Status};
 
 pub use connection::ServerAddress;
 use connection::{Connector, NotConnected};
+pub use credentials::Credentials;
+pub use identity::{Answer, Asked};
 use patience::Patience;
 
 use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
@@ -39,7 +43,7 @@ pub struct GrpcServer {
     connector: Connector,
     site: SiteId,
     patience: Duration,
-    client: Option<ConsortiumClient<Channel>>,
+    channel: Option<Channel>,
 }
 
 /// Why one attempt at a call failed.
@@ -55,28 +59,33 @@ impl GrpcServer {
     #[must_use]
     pub fn new(
         address: ServerAddress,
-        identity: rustls::ClientConfig,
+        identity: impl Into<Credentials>,
         site: SiteId,
         patience: Duration,
     ) -> Self {
         Self {
-            connector: Connector::new(address, identity),
+            connector: Connector::new(address, &identity.into()),
             site,
             patience,
-            client: None,
+            channel: None,
         }
     }
 
-    /// The connection, opened when there is none.
-    async fn client(&mut self) -> Result<ConsortiumClient<Channel>, Failure> {
-        if let Some(client) = &self.client {
-            return Ok(client.clone());
+    /// The connection, opened when there is none, or when this site has a new certificate.
+    async fn channel(&mut self) -> Result<Channel, Failure> {
+        match &self.channel {
+            Some(channel) if !self.connector.is_outdated() => Ok(channel.clone()),
+            _ => {
+                let channel = self.connector.connect().await?;
+                Ok(self.channel.insert(channel).clone())
+            }
         }
-        let channel = self.connector.connect().await?;
-        let client = ConsortiumClient::new(channel)
+    }
+
+    async fn client(&mut self) -> Result<ConsortiumClient<Channel>, Failure> {
+        Ok(ConsortiumClient::new(self.channel().await?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(self.client.insert(client).clone())
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     /// What a failed call means. A connection that failed is not used again.
@@ -97,7 +106,7 @@ impl GrpcServer {
             | Code::Unknown
             | Code::Internal
             | Code::Ok => {
-                self.client = None;
+                self.channel = None;
                 match self.connector.recorded() {
                     Some(failure) => failure.into(),
                     None => Failure::Transient(innermost(status)),
@@ -112,7 +121,7 @@ impl GrpcServer {
     }
 
     fn took_too_long(&mut self, what: &str, limit: Duration) -> Failure {
-        self.client = None;
+        self.channel = None;
         Failure::Transient(format!("{what} took longer than {} s", limit.as_secs()))
     }
 

@@ -18,10 +18,12 @@ pub use convert::{
     withdrawal_from_wire, withdrawal_to_wire,
 };
 pub use generated::{
-    AssignmentReply, Attempt, AwaitAssignmentRequest, DownloadGroupRequest, GetStudyReply,
-    GetStudyRequest, GroupChunk, GroupDigest, GroupLength, LedgerHead, Receipt, RejoinReply,
-    RejoinRequest, RoundPlan, UpdateHeader, UploadMessage, UploadReply, ValueChunk, WithdrawReply,
-    WithdrawRequest, assignment_reply, consortium_client, consortium_server, upload_message,
+    AssignmentReply, Attempt, AwaitAssignmentRequest, CertificateReply, CertificateRequest,
+    DownloadGroupRequest, GetStudyReply, GetStudyRequest, GroupChunk, GroupDigest, GroupLength,
+    LedgerHead, Receipt, RejoinReply, RejoinRequest, RoundPlan, UpdateHeader, UploadMessage,
+    UploadReply, ValueChunk, Waiting, WithdrawReply, WithdrawRequest, assignment_reply,
+    certificate_reply, consortium_client, consortium_server, identity_client, identity_server,
+    upload_message,
 };
 pub use refused::Refused;
 

@@ -6,12 +6,18 @@
 //! * [`consortium`]: the dull shell around the study's state machine: load, handle, store, carry out.
 //! * [`aggregate`]: sums updates chunk by chunk from files.
 //! * [`service`]: the gRPC calls, each checked against the caller's certificate.
+//! * [`admission`]: who may make which call, decided at every call.
+//! * [`credentials`]: certificates and revocations, read again while the server runs.
+//! * [`enrolment`]: requests for certificates, which wait for the operator.
 //! * [`listen`]: TLS, time limits, start and stop.
 
+pub mod admission;
 pub mod aggregate;
 pub mod commands;
 pub mod config;
 pub mod consortium;
+pub mod credentials;
+pub mod enrolment;
 pub mod initial;
 pub mod listen;
 pub mod service;

@@ -7,24 +7,28 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use consilium_certs::{CertificateError, Identity, Peer, Role, Signer};
-use consilium_core::SiteId;
+use consilium_certs::{CertificateError, Peer, REQUEST_BYTES};
 use consilium_core::clock::Clock;
 use consilium_ops::{ExitCode, OperatorError, StateLock};
 use consilium_proto::MAX_MESSAGE_BYTES;
 use consilium_proto::consortium_server::ConsortiumServer;
+use consilium_proto::identity_server::IdentityServer;
 use consilium_rounds::Cause;
 use consilium_store::server::{Blobs, ServerStore, ServerStoreError};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+use crate::admission::{AdmissionLayer, Caller};
 use crate::config::ServerConfig;
 use crate::consortium::Consortium;
+use crate::credentials::Credentials;
+use crate::enrolment::{Desk, Enrolment};
 use crate::service::Service;
 
 /// Longest TLS handshake.
@@ -32,6 +36,15 @@ const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Handshakes at a time, of peers that have begun to speak.
 const HANDSHAKES: usize = 64;
+
+/// Connections without a certificate at a time: those of sites that enrol.
+const NAMELESS: usize = 64;
+
+/// Longest life of a connection without a certificate.
+const NAMELESS_LIFE: Duration = Duration::from_secs(60);
+
+/// How long a peer whose handshake was refused may take to read why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A server that listens.
 pub struct Running {
@@ -62,12 +75,8 @@ pub async fn start_with(
 ) -> Result<Running, OperatorError> {
     let study = config.read_study()?;
     let initial = config.initial_model(&study)?;
-    let identity = &config.identity;
-    let loaded = Identity::load(&identity.certificate, &identity.key, Role::Server)
-        .map_err(|error| unacceptable(&error))?;
-    let signer = Signer::of(&loaded).map_err(|error| unacceptable(&error))?;
-    let tls = consilium_certs::server_config(loaded, &identity.authority)
-        .map_err(|error| unacceptable(&error))?;
+    let credentials = Credentials::read(&config.identity).map_err(|error| unacceptable(&error))?;
+    let credentials = Arc::new(credentials);
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         let (code, hint) = match error.kind() {
             io::ErrorKind::AddrInUse => (
@@ -93,6 +102,8 @@ pub async fn start_with(
         .await
         .map_err(|error| failed(&error))?;
     let blobs = change(Blobs::open(&config.state.join("blobs")).map_err(|error| failed(&error))?);
+    let desk = Desk::open(&config.state)?;
+    let signer = credentials.signer().clone();
     let consortium = Consortium::open(study, &initial, store, blobs, clock, signer)
         .await
         .map_err(|error| failed(&error))?;
@@ -102,17 +113,19 @@ pub async fn start_with(
     let service = ConsortiumServer::new(Service(Arc::clone(&consortium)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let identity = IdentityServer::new(Enrolment(Arc::new(desk)))
+        .max_decoding_message_size(2 * REQUEST_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let admission = AdmissionLayer(credentials.revocations());
     let (accepted, incoming) = mpsc::channel(16);
-    tokio::spawn(accept(
-        listener,
-        TlsAcceptor::from(Arc::new(tls)),
-        accepted,
-        stopping.clone(),
-    ));
+    tokio::spawn(Arc::clone(&credentials).watch(stopping.clone()));
+    tokio::spawn(accept(listener, credentials, accepted, stopping.clone()));
     let serving = tokio::spawn(async move {
         let served = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .layer(admission)
             .add_service(service)
+            .add_service(identity)
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
                 // An error means that the sender is gone, which also ends the server.
                 let _ = stopping.wait_for(|stop| *stop).await;
@@ -185,14 +198,15 @@ impl Running {
     }
 }
 
-/// Accepts connections; a peer without an acceptable certificate never reaches a call.
+/// Accepts connections; what their peers may do is decided at every call.
 async fn accept(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
-    accepted: mpsc::Sender<io::Result<SiteStream>>,
+    credentials: Arc<Credentials>,
+    accepted: mpsc::Sender<io::Result<PeerStream>>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let nameless = Arc::new(Semaphore::new(NAMELESS));
     loop {
         let connection = tokio::select! {
             connection = listener.accept() => connection,
@@ -205,19 +219,27 @@ async fn accept(
         };
         // Answers are small and waited for. A failure shows in the handshake.
         let _ = tcp.set_nodelay(true);
-        let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
-        let handshakes = Arc::clone(&handshakes);
+        let (credentials, accepted) = (Arc::clone(&credentials), accepted.clone());
+        let (handshakes, nameless) = (Arc::clone(&handshakes), Arc::clone(&nameless));
         tokio::spawn(async move {
             let shaken = tokio::time::timeout(HANDSHAKE_PATIENCE, async {
                 // A peer that says nothing holds its own connection up, and nobody else's.
-                tcp.peek(&mut [0]).await?;
-                let _permit = handshakes.acquire().await.map_err(io::Error::other)?;
-                acceptor.accept(tcp).await
+                tcp.peek(&mut [0]).await.map_err(|error| (error, None))?;
+                let permit = handshakes.acquire().await;
+                let _permit = permit.map_err(|error| (io::Error::other(error), None))?;
+                TlsAcceptor::from(credentials.tls())
+                    .accept(tcp)
+                    .into_fallible()
+                    .await
+                    .map_err(|(error, tcp)| (error, Some(tcp)))
             });
             let stream = match shaken.await {
                 Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => {
+                Ok(Err((error, tcp))) => {
                     tracing::warn!(%from, %error, error.code = "tls_refused", "connection refused");
+                    if let Some(tcp) = tcp {
+                        hear_out(tcp).await;
+                    }
                     return;
                 }
                 Err(_) => {
@@ -225,51 +247,97 @@ async fn accept(
                     return;
                 }
             };
-            match site_of(&stream) {
-                Ok(site) => {
-                    let _ = accepted.send(Ok(SiteStream { stream, site })).await;
+            match PeerStream::new(stream, from, &nameless) {
+                Ok(stream) => {
+                    let _ = accepted.send(Ok(stream)).await;
                 }
-                Err(error) => {
-                    tracing::warn!(%from, %error, error.code = error.code(), "connection refused");
+                Err((code, problem)) => {
+                    tracing::warn!(%from, problem, error.code = code, "connection refused");
                 }
             }
         });
     }
 }
 
-fn site_of(stream: &TlsStream<TcpStream>) -> Result<SiteId, CertificateError> {
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let first = certificates
-        .first()
-        .ok_or_else(|| CertificateError::Subject("no certificate".into()))?;
-    Peer::of(first)?.site()
+/// Reads what a refused peer still sends, for a moment: closing at once would reset the connection, and take the alert
+/// that says why from it.
+async fn hear_out(mut tcp: TcpStream) {
+    let _ = tcp.shutdown().await;
+    let mut ignored = [0; 1024];
+    let reading = async {
+        let mut left: usize = 1 << 16;
+        while let Ok(read @ 1..) = tcp.read(&mut ignored).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LAST_WORDS, reading).await;
 }
 
-/// A connection whose site is known from its certificate.
-struct SiteStream {
+/// A connection whose peer is known from its certificate, or that may only ask for one.
+struct PeerStream {
     stream: TlsStream<TcpStream>,
-    site: SiteId,
+    caller: Caller,
+    /// Of a connection without a certificate: its place among those, and when it has to be over.
+    nameless: Option<(OwnedSemaphorePermit, Pin<Box<Sleep>>)>,
 }
 
-impl Connected for SiteStream {
-    type ConnectInfo = SiteId;
-
-    fn connect_info(&self) -> SiteId {
-        self.site.clone()
+impl PeerStream {
+    fn new(
+        stream: TlsStream<TcpStream>,
+        from: SocketAddr,
+        places: &Arc<Semaphore>,
+    ) -> Result<Self, (&'static str, String)> {
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let (peer, nameless) = match certificates.first() {
+            Some(first) => {
+                let peer = Peer::of(first).map_err(|error| (error.code(), error.to_string()))?;
+                (Some(Arc::new(peer)), None)
+            }
+            None => {
+                let place = Arc::clone(places).try_acquire_owned();
+                let place = place.map_err(|_| {
+                    let problem = "too many connections without a certificate";
+                    ("enrolment_busy", problem.to_owned())
+                })?;
+                let end = Box::pin(tokio::time::sleep(NAMELESS_LIFE));
+                (None, Some((place, end)))
+            }
+        };
+        Ok(Self {
+            stream,
+            caller: Caller { peer, from },
+            nameless,
+        })
     }
 }
 
-impl AsyncRead for SiteStream {
+impl Connected for PeerStream {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for PeerStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some((_, end)) = &mut self.nameless
+            && end.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
-impl AsyncWrite for SiteStream {
+impl AsyncWrite for PeerStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -200,7 +200,8 @@ impl LocalWork for Nothing {
 async fn over_tls(study: &Study) {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
     let folder = folder.path();
-    let authority = Authority::create(&folder.join("certs"), "bench").expect("an authority");
+    let authority = Authority::create_with_unencrypted_key(&folder.join("certs"), "bench")
+        .expect("an authority");
     let certs = folder.join("certs");
     authority
         .issue_server(&["localhost".into()], &certs)

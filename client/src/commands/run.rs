@@ -17,8 +17,9 @@ use crate::agent::{Agent, AgentError, Errand, Joined, MakeWork};
 use crate::config::SiteConfig;
 use crate::outcome::Outcome;
 use crate::privacy::CohortFacts;
+use crate::renewal::Renewal;
 use crate::training::{SiteRecords, SiteTraining};
-use crate::transport::GrpcServer;
+use crate::transport::{Credentials, GrpcServer};
 use crate::work::LocalWork;
 
 /// Runs the agent. Everything that is configured is checked before the state folder is touched.
@@ -36,7 +37,10 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
     // Held until the program ends, however it ends.
     let _lock = StateLock::take(&config.state, "agent")?;
     let patience = Duration::from_secs(config.server.patience.0);
-    let server = GrpcServer::new(address, identity, config.site.clone(), patience);
+    let credentials = Credentials::from(identity);
+    let (files, site) = (config.identity.clone(), config.site.clone());
+    let renewal = Renewal::new(files, site.clone(), address.clone(), credentials.clone());
+    let server = GrpcServer::new(address, credentials, site, patience);
     let facts = CohortFacts::of(&config.cohort, &cohort);
     let make_work = work(cohort, config.device);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -46,9 +50,11 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
         .map_err(|error| no_runtime(&error))?;
     runtime.block_on(async {
         let mut stop = std::pin::pin!(stopped()?);
+        let mut renewal = std::pin::pin!(renewal.keep());
         let ended = tokio::select! {
             outcome = follow(&config, facts, server, make_work) => Some(outcome?),
             stop = &mut stop => stop.map(|()| None)?,
+            never = &mut renewal => match never {},
         };
         let Some(outcome) = ended else { return Ok(()) };
         output::print(format, &outcome, text);
@@ -56,7 +62,10 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
             return Ok(());
         }
         info!("waiting to be stopped");
-        stop.await
+        tokio::select! {
+            stop = stop => stop,
+            never = renewal => match never {},
+        }
     })
 }
 

@@ -6,16 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use consilium_certs::OtherFingerprint;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, CertificateError};
+use rustls::{AlertDescription, CertificateError, ClientConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
+use super::Credentials;
 use crate::peer::PeerError;
 
 /// Where the server is, and what its certificate must say.
@@ -30,7 +33,7 @@ pub struct ServerAddress {
 /// Opens connections to one server.
 pub(super) struct Connector {
     server: ServerAddress,
-    tls: TlsConnector,
+    tls: watch::Receiver<Arc<ClientConfig>>,
     /// The last thing that went wrong below HTTP/2, where it can still be told apart.
     recorded: Recorded,
     /// The certificate that the server has shown last, DER, after it was found acceptable.
@@ -48,10 +51,10 @@ pub(super) enum NotConnected {
 }
 
 impl Connector {
-    pub(super) fn new(server: ServerAddress, identity: rustls::ClientConfig) -> Self {
+    pub(super) fn new(server: ServerAddress, credentials: &Credentials) -> Self {
         Self {
             server,
-            tls: TlsConnector::from(Arc::new(identity)),
+            tls: credentials.present(),
             recorded: Recorded::default(),
             certificate: Arc::default(),
         }
@@ -71,11 +74,18 @@ impl Connector {
         lock(&self.recorded).take()
     }
 
+    /// Whether this site has a new certificate since it opened its last connection.
+    pub(super) fn is_outdated(&self) -> bool {
+        // An error means that nobody is left to renew it.
+        self.tls.has_changed().unwrap_or(false)
+    }
+
     /// Opens a connection. In TLS 1.3 the server judges this site's certificate only afterwards: that
     /// answer comes with the first call, in [`Connector::recorded`].
-    pub(super) async fn connect(&self) -> Result<Channel, NotConnected> {
+    pub(super) async fn connect(&mut self) -> Result<Channel, NotConnected> {
         lock(&self.recorded).take();
-        let (server, tls) = (self.server.clone(), self.tls.clone());
+        let tls = TlsConnector::from(Arc::clone(&self.tls.borrow_and_update()));
+        let server = self.server.clone();
         let recorded = Arc::clone(&self.recorded);
         let certificate = Arc::clone(&self.certificate);
         let open = service_fn(move |_: Uri| {
@@ -132,8 +142,8 @@ fn judge(address: &str, error: &io::Error) -> NotConnected {
     };
     match cause {
         Some(rustls::Error::AlertReceived(alert)) => match refusal_of(*alert) {
-            Some((reason, hint)) => refused(
-                "certificate_refused",
+            Some((code, reason, hint)) => refused(
+                code,
                 format!("the server refused this site's certificate: {reason}"),
                 hint,
             ),
@@ -143,14 +153,11 @@ fn judge(address: &str, error: &io::Error) -> NotConnected {
                 "compare the versions of consilium-server and consilium-site",
             ),
         },
-        Some(rustls::Error::InvalidCertificate(problem)) => refused(
-            "server_certificate_refused",
-            format!(
-                "the server's certificate is not acceptable: {}",
-                problem_of(problem)
-            ),
-            "check server.name and identity.authority; when another authority's certificate arrives, a device on the way opens TLS traffic and needs an exemption for this address",
-        ),
+        Some(rustls::Error::InvalidCertificate(problem)) => {
+            let (code, problem, hint) = problem_of(problem);
+            let problem = format!("the server's certificate is not acceptable: {problem}");
+            refused(code, problem, hint)
+        }
         Some(rustls::Error::InvalidMessage(_) | rustls::Error::PeerIncompatible(_)) => refused(
             "tls_failed",
             format!("what answers at this address is no consilium-server: {error}"),
@@ -160,28 +167,36 @@ fn judge(address: &str, error: &io::Error) -> NotConnected {
     }
 }
 
-/// The alerts by which a server refuses a certificate (RFC 8446, section 6.2).
-fn refusal_of(alert: AlertDescription) -> Option<(&'static str, &'static str)> {
-    const RENEW: &str = "ask the consortium for a new certificate";
+/// The alerts by which a server refuses a certificate (RFC 8446, section 6.2): code, reason, what to do.
+fn refusal_of(alert: AlertDescription) -> Option<(&'static str, &'static str, &'static str)> {
+    const RENEW: &str = "enrol again: `consilium-site enroll` with a new folder";
     Some(match alert {
-        AlertDescription::CertificateExpired => ("it has expired", RENEW),
-        AlertDescription::CertificateRevoked => ("it was revoked", RENEW),
+        AlertDescription::CertificateExpired => ("certificate_expired", "it has expired", RENEW),
+        AlertDescription::CertificateRevoked => ("certificate_revoked", "it was revoked", RENEW),
         AlertDescription::UnknownCA => (
+            "certificate_refused",
             "it does not know the authority that issued it",
             "check identity.certificate: it must be issued by this consortium",
         ),
         AlertDescription::CertificateRequired => (
+            "certificate_missing",
             "none was shown",
             "check identity.certificate and identity.key",
         ),
         AlertDescription::DecryptError => (
+            "certificate_refused",
             "its signature or the key does not match",
             "check that identity.key belongs to identity.certificate",
         ),
+        AlertDescription::UnsupportedCertificate => (
+            "certificate_wrong_role",
+            "it is not for a program that calls a server",
+            "check that identity.certificate is a site certificate of this consortium",
+        ),
         AlertDescription::AccessDenied
         | AlertDescription::BadCertificate
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::UnsupportedCertificate => (
+        | AlertDescription::CertificateUnknown => (
+            "certificate_refused",
             "it is not acceptable",
             "check that identity.certificate is a site certificate of this consortium",
         ),
@@ -189,21 +204,50 @@ fn refusal_of(alert: AlertDescription) -> Option<(&'static str, &'static str)> {
     })
 }
 
-fn problem_of(problem: &CertificateError) -> String {
+/// What is wrong with the server's certificate: code, words, what to do.
+fn problem_of(problem: &CertificateError) -> (&'static str, String, &'static str) {
+    const ADDRESS: &str =
+        "check server.address and server.name; the name must stand in the server's certificate";
+    const OPERATOR: &str = "check this machine's clock, then tell the operator of the server";
     match problem {
-        CertificateError::UnknownIssuer => {
-            "another authority issued it than identity.authority".into()
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
+            "server_certificate_expired",
+            "it has expired".into(),
+            OPERATOR,
+        ),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
+            "server_certificate_expired",
+            "it is not valid yet".into(),
+            OPERATOR,
+        ),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
+            "server_certificate_wrong_name",
+            format!("it is for another server ({problem})"),
+            ADDRESS,
+        ),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
+            "server_certificate_wrong_role",
+            "it is not a server's".into(),
+            "check server.address; no site or other member may answer in the server's place",
+        ),
+        CertificateError::Other(other) if other.0.is::<OtherFingerprint>() => (
+            "authority_fingerprint",
+            other.0.to_string(),
+            "compare the fingerprint with the consortium's; when it is right, something on the way answers in the server's place: do not go on",
+        ),
+        other => {
+            let problem = match other {
+                CertificateError::UnknownIssuer => {
+                    "another authority issued it than identity.authority".into()
+                }
+                other => other.to_string(),
+            };
+            (
+                "server_certificate_refused",
+                problem,
+                "check server.name and identity.authority; when another authority's certificate arrives, a device on the way opens TLS traffic and needs an exemption for this address",
+            )
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "it has expired".into()
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "it is not valid yet; is this machine's clock right?".into()
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            format!("it is for another server ({problem})")
-        }
-        other => other.to_string(),
     }
 }
 
@@ -253,3 +297,59 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 const CONNECT: Duration = Duration::from_secs(15);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code_of(error: rustls::Error) -> &'static str {
+        match judge("localhost:1", &io::Error::other(error)) {
+            NotConnected::NotAuthenticated(PeerError::NotAuthenticated { code, hint, .. }) => {
+                assert!(!hint.is_empty());
+                code
+            }
+            _ => "none",
+        }
+    }
+
+    #[test]
+    fn every_refused_certificate_is_told_by_its_reason() {
+        let alert = |alert| code_of(rustls::Error::AlertReceived(alert));
+        assert_eq!(
+            alert(AlertDescription::CertificateRevoked),
+            "certificate_revoked"
+        );
+        assert_eq!(
+            alert(AlertDescription::CertificateExpired),
+            "certificate_expired"
+        );
+        assert_eq!(alert(AlertDescription::UnknownCA), "certificate_refused");
+        assert_eq!(
+            alert(AlertDescription::UnsupportedCertificate),
+            "certificate_wrong_role"
+        );
+        assert_eq!(alert(AlertDescription::ProtocolVersion), "tls_failed");
+        let shown = |problem| code_of(rustls::Error::InvalidCertificate(problem));
+        assert_eq!(
+            shown(CertificateError::Expired),
+            "server_certificate_expired"
+        );
+        assert_eq!(
+            shown(CertificateError::NotValidForName),
+            "server_certificate_wrong_name"
+        );
+        assert_eq!(
+            shown(CertificateError::InvalidPurpose),
+            "server_certificate_wrong_role"
+        );
+        assert_eq!(
+            shown(CertificateError::UnknownIssuer),
+            "server_certificate_refused"
+        );
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert!(matches!(
+            judge("localhost:1", &reset),
+            NotConnected::Unreachable(_)
+        ));
+    }
+}

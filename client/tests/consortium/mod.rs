@@ -145,7 +145,9 @@ pub struct Consortium {
 impl Consortium {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::create(&folder.path().join("authority"), "toy").unwrap();
+        let authority =
+            Authority::create_with_unencrypted_key(&folder.path().join("authority"), "toy")
+                .unwrap();
         let consortium = Self { folder, authority };
         let hosts = ["localhost".to_owned()];
         let certs = consortium.certs();

@@ -67,10 +67,11 @@ async fn foreign_expired_and_absent_certificates_reach_no_call() {
     let consortium = Consortium::new().await;
     let (certs, authority) = (
         consortium.certs(),
-        Authority::open(&consortium.certs()).unwrap(),
+        Authority::open(&consortium.certs(), None).unwrap(),
     );
     let elsewhere = tempfile::tempdir().unwrap();
-    let foreign = Authority::create(elsewhere.path(), "another consortium").unwrap();
+    let foreign =
+        Authority::create_with_unencrypted_key(elsewhere.path(), "another consortium").unwrap();
     foreign
         .issue_site(&"a".parse().unwrap(), elsewhere.path())
         .unwrap();

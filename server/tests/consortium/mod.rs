@@ -136,7 +136,7 @@ impl Consortium {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certs = folder.path().join("certs");
-        let authority = Authority::create(&certs, "test").unwrap();
+        let authority = Authority::create_with_unencrypted_key(&certs, "test").unwrap();
         authority
             .issue_server(&["localhost".into()], &certs)
             .unwrap();
