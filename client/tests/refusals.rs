@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consilium_certs::{Authority, Validity};
+use consilium_certs::Authority;
 use consilium_core::{ModelVector, RoundPlan};
 use consilium_ops::{ExitCode, OperatorError};
 use consilium_rounds::Phase;

@@ -210,6 +210,24 @@ impl Consortium {
         &self,
         tls: rustls::ClientConfig,
     ) -> Result<ConsortiumClient<Channel>, tonic::transport::Error> {
+        let channel = self.channel(tls).await?;
+        Ok(ConsortiumClient::new(channel).max_encoding_message_size(64 << 20))
+    }
+
+    /// The certificate that the server shows now, DER.
+    pub async fn shown_certificate(&self) -> Vec<u8> {
+        let tls = careless_config(&self.certs(), None);
+        let tcp = tokio::net::TcpStream::connect(self.running().address);
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(Arc::new(tls));
+        let stream = connector.connect(name, tcp.await.unwrap()).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    }
+
+    pub async fn channel(
+        &self,
+        tls: rustls::ClientConfig,
+    ) -> Result<Channel, tonic::transport::Error> {
         let connector = TlsConnector::from(Arc::new(tls));
         let address = self.running().address;
         let open = service_fn(move |_: Uri| {
@@ -220,10 +238,9 @@ impl Consortium {
                 Ok::<_, io::Error>(TokioIo::new(connector.connect(name, tcp).await?))
             }
         });
-        let channel = Endpoint::from_static("http://server")
+        Endpoint::from_static("http://server")
             .connect_with_connector(open)
-            .await?;
-        Ok(ConsortiumClient::new(channel).max_encoding_message_size(64 << 20))
+            .await
     }
 
     /// A correct upload of `site` in which every value is `value`.
