@@ -9,6 +9,7 @@ use consilium_core::study::PROTOCOL_VERSION;
 use consilium_proto::{
     Attempt, AwaitAssignmentRequest, GetStudyReply, GetStudyRequest, Refused, digest_to_wire,
 };
+use rustls::AlertDescription;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -84,6 +85,20 @@ async fn told(consortium: &Consortium, files: Option<(PathBuf, PathBuf)>) -> Str
             Err(refused) => code(&refused),
         },
         Err(error) => format!("{error:?}"),
+    }
+}
+
+/// The alert that ends a connection, although the peer goes on sending.
+async fn alert(consortium: &Consortium, files: Option<(PathBuf, PathBuf)>) -> AlertDescription {
+    let tls = careless_config(&consortium.certs(), files);
+    let mut stream = consortium.tls(tls).await;
+    let _ = stream.write_all(&[0; 5000]).await;
+    let _ = stream.flush().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let error = stream.read(&mut [0; 100]).await.unwrap_err();
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::AlertReceived(alert)) => *alert,
+        _ => panic!("{error:?}"),
     }
 }
 

@@ -27,7 +27,9 @@ use consilium_server::listen::{Running, start_with};
 use consilium_store::server::Blobs;
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -216,12 +218,16 @@ impl Consortium {
 
     /// The certificate that the server shows now, DER.
     pub async fn shown_certificate(&self) -> Vec<u8> {
-        let tls = careless_config(&self.certs(), None);
-        let tcp = tokio::net::TcpStream::connect(self.running().address);
+        let stream = self.tls(careless_config(&self.certs(), None)).await;
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    }
+
+    /// A connection below HTTP/2.
+    pub async fn tls(&self, tls: rustls::ClientConfig) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(self.running().address).await.unwrap();
         let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
         let connector = TlsConnector::from(Arc::new(tls));
-        let stream = connector.connect(name, tcp.await.unwrap()).await.unwrap();
-        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+        connector.connect(name, tcp).await.unwrap()
     }
 
     pub async fn channel(
@@ -233,7 +239,7 @@ impl Consortium {
         let open = service_fn(move |_: Uri| {
             let connector = connector.clone();
             async move {
-                let tcp = tokio::net::TcpStream::connect(address).await?;
+                let tcp = TcpStream::connect(address).await?;
                 let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
                 Ok::<_, io::Error>(TokioIo::new(connector.connect(name, tcp).await?))
             }
