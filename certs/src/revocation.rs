@@ -38,29 +38,40 @@ impl Revocations {
         authority.with_extension("crl")
     }
 
-    /// Reads the list in `path`, which an authority in the file `authority` must have signed.
-    ///
-    /// # Errors
-    /// [`CertificateError`].
-    pub fn read(path: &Path, authority: &Path) -> Result<Self, CertificateError> {
+    /// The list in `path`, DER, which an authority in the file `authority` must have signed.
+    pub(crate) fn signed(
+        path: &Path,
+        authority: &Path,
+    ) -> Result<CertificateRevocationListDer<'static>, CertificateError> {
         let pem = std::fs::read(path).map_err(|error| file(path, error))?;
-        let unreadable = |problem: &str| CertificateError::Unreadable {
-            path: path.to_owned(),
-            problem: problem.into(),
-        };
         let der = CertificateRevocationListDer::from_pem_slice(&pem)
-            .map_err(|_| unreadable("it holds no list of revoked certificates"))?;
-        let (_, list) = CertificateRevocationList::from_der(&der)
-            .map_err(|_| unreadable("it holds no list of revoked certificates"))?;
-        let signed = read_certificates(authority)?.iter().any(|root| {
+            .map_err(|_| unreadable(path, NO_LIST))?;
+        let (_, list) =
+            CertificateRevocationList::from_der(&der).map_err(|_| unreadable(path, NO_LIST))?;
+        let is_signed = read_certificates(authority)?.iter().any(|root| {
             X509Certificate::from_der(root).is_ok_and(|(_, root)| {
                 root.subject().as_raw() == list.issuer().as_raw()
                     && list.verify_signature(root.public_key()).is_ok()
             })
         });
-        if !signed {
-            return Err(unreadable("this consortium's authority did not sign it"));
+        if !is_signed {
+            return Err(unreadable(
+                path,
+                "this consortium's authority did not sign it",
+            ));
         }
+        Ok(der)
+    }
+
+    /// Reads the list in `path`, which an authority in the file `authority` must have signed.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn read(path: &Path, authority: &Path) -> Result<Self, CertificateError> {
+        let der = Self::signed(path, authority)?;
+        let (_, list) =
+            CertificateRevocationList::from_der(&der).map_err(|_| unreadable(path, NO_LIST))?;
+        let unreadable = |problem| unreadable(path, problem);
         let number = list
             .crl_number()
             .and_then(|number| u64::try_from(number).ok())
@@ -181,6 +192,15 @@ impl Authority {
         Revocations::read(&path, &self.certificate())
     }
 }
+
+fn unreadable(path: &Path, problem: &str) -> CertificateError {
+    CertificateError::Unreadable {
+        path: path.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+const NO_LIST: &str = "it holds no list of revoked certificates";
 
 fn bytes(serial: &str) -> Result<Vec<u8>, CertificateError> {
     (0..serial.len())

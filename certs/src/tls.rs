@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
@@ -14,7 +15,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::files::read_certificates;
-use crate::{CertificateError, Identity, Peer};
+use crate::{CertificateError, Identity, Peer, Revocations};
 
 /// The one place that chooses the cryptographic provider.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -85,7 +86,8 @@ pub fn server_config(
     Ok(config)
 }
 
-/// What a site does: TLS 1.3, and only a server whose certificate the authority signed.
+/// What a site does: TLS 1.3, and only a server whose certificate the authority signed and, where its list of revoked
+/// certificates lies beside `authority`, has not taken back.
 ///
 /// # Errors
 /// [`CertificateError`].
@@ -93,10 +95,18 @@ pub fn client_config(
     identity: Identity,
     authority: &Path,
 ) -> Result<ClientConfig, CertificateError> {
+    let list = Revocations::beside(authority);
+    let mut servers = WebPkiServerVerifier::builder_with_provider(roots(authority)?, provider());
+    if list.exists() {
+        servers = servers
+            .with_crls([Revocations::signed(&list, authority)?])
+            .only_check_end_entity_revocation();
+    }
+    let servers = servers.build().map_err(CertificateError::library)?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
         .map_err(CertificateError::library)?
-        .with_root_certificates(roots(authority)?)
+        .with_webpki_verifier(servers)
         .with_client_auth_cert(identity.chain, identity.key)
         .map_err(CertificateError::library)?;
     config.alpn_protocols = vec![PROTOCOL.to_vec()];

@@ -310,6 +310,41 @@ async fn a_server_of_another_authority_is_refused_by_the_site() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_server_is_refused_by_a_site_that_has_the_list() {
+    let consortium = Consortium::new();
+    let server = consortium.serve(ServerState::new()).await;
+    consortium.authority.revoke("localhost").unwrap();
+    let (code, _) = refused(consortium.peer("a", &server.address)).await;
+    assert_eq!(code, "server_certificate_revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_answers_in_the_servers_place_is_refused_by_the_site() {
+    use rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
+    let consortium = Consortium::new();
+    let certs = consortium.certs();
+    let chain = consilium_certs::read_certificates(&certs.join("b.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certs.join("b.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    let (code, _) = refused(consortium.peer("a", &address)).await;
+    assert_eq!(code, "server_certificate_wrong_role");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn something_that_does_not_speak_tls_is_refused_by_the_site() {
     let consortium = Consortium::new();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -220,6 +220,11 @@ fn problem_of(problem: &CertificateError) -> (&'static str, String, &'static str
             "it is not valid yet".into(),
             OPERATOR,
         ),
+        CertificateError::Revoked => (
+            "server_certificate_revoked",
+            "it was revoked".into(),
+            "do not go on with this server; ask the consortium which one is to be used",
+        ),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
             "server_certificate_wrong_name",
             format!("it is for another server ({problem})"),
@@ -333,6 +338,10 @@ mod tests {
         assert_eq!(
             shown(CertificateError::Expired),
             "server_certificate_expired"
+        );
+        assert_eq!(
+            shown(CertificateError::Revoked),
+            "server_certificate_revoked"
         );
         assert_eq!(
             shown(CertificateError::NotValidForName),

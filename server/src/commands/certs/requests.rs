@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use consilium_certs::{
-    CERTIFICATE_DAYS, Issued, Revocations, SigningRequest, Validity, write_public,
+    Authority, CERTIFICATE_DAYS, CertificateError, Issued, Revocations, SigningRequest, Validity,
+    write_public,
 };
 use consilium_core::clock::Timestamp;
 use consilium_ops::{Format, OperatorError, output};
@@ -189,7 +190,15 @@ pub(super) fn approve(
         }
         (Found::Filed(_), Some(_)) => {}
     }
-    let issued = sign(folder, found.request())?;
+    let authority = folder.open()?;
+    if let Found::Held(_, record) = &found
+        && let Some(revoked) = revoked(&authority, record)?
+    {
+        return Err(unacceptable(revoked));
+    }
+    let issued = authority
+        .approve(found.request(), Validity::days(CERTIFICATE_DAYS))
+        .map_err(unacceptable)?;
     match (&found, out) {
         (Found::Held(desk, record), _) => desk.approve(record, &issued.chain)?,
         (Found::Filed(_), out) => {
@@ -220,13 +229,9 @@ pub(super) fn approve_renewals(
     let mut all = Vec::new();
     if !waiting.is_empty() {
         let authority = folder.open()?;
-        let list = authority.revocations().map_err(unacceptable)?;
         for record in &waiting {
-            // Revoked since it was asked for: the next certificate would undo that.
-            if let Kind::Renewal { of } = &record.kind
-                && list.revoked.contains_key(of)
-            {
-                desk.reject(record, "the present certificate was revoked")?;
+            if let Some(revoked) = revoked(&authority, record)? {
+                desk.reject(record, &revoked.to_string())?;
                 continue;
             }
             let issued = authority
@@ -240,10 +245,20 @@ pub(super) fn approve_renewals(
     Ok(())
 }
 
-fn sign(folder: &AuthorityFolder, request: &SigningRequest) -> Result<Issued, OperatorError> {
-    let validity = Validity::days(CERTIFICATE_DAYS);
-    let authority = folder.open()?;
-    authority.approve(request, validity).map_err(unacceptable)
+/// Why the present certificate does not vouch for its renewal any more: the next one would give back what was taken.
+fn revoked(
+    authority: &Authority,
+    record: &Record,
+) -> Result<Option<CertificateError>, OperatorError> {
+    let Kind::Renewal { of } = &record.kind else {
+        return Ok(None);
+    };
+    let list = authority.revocations().map_err(unacceptable)?;
+    Ok(list.revoked.get(of).map(|since| CertificateError::Revoked {
+        name: record.request.site.to_string(),
+        serial: of.clone(),
+        since: consilium_certs::date(*since),
+    }))
 }
 
 fn signed(issued: &[Issued], format: Format) {
