@@ -125,7 +125,7 @@ impl CertificateError {
             Self::Unreadable { .. } => "use the PEM files that the authority issued",
             Self::KeyPermissions { .. } => "chmod 600 the file",
             Self::NotValidNow { .. } => {
-                "check the clock, or ask the authority for a new certificate"
+                "check the clock; then enrol again, in a new folder (a server: `certs renew-server`)"
             }
             Self::Revoked { .. } => {
                 "ask the consortium why; a site that may come back enrols again with a new key"

@@ -1,14 +1,12 @@
 //! Who is answered at all.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use consilium_certs::{Authority, Peer, Role, SigningRequest, Validity, make_key, write_public};
+use consilium_certs::{Authority, Role, SigningRequest, Validity, make_key, write_public};
 use consilium_core::Digest;
 use consilium_core::study::PROTOCOL_VERSION;
-use consilium_proto::{
-    Attempt, AwaitAssignmentRequest, GetStudyReply, GetStudyRequest, Refused, digest_to_wire,
-};
+use consilium_proto::{AwaitAssignmentRequest, GetStudyReply, GetStudyRequest, digest_to_wire};
 use rustls::AlertDescription;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -68,7 +66,7 @@ async fn peers_that_connect_and_say_nothing_hold_nobody_up() {
     assert!(!within.expect("the site is served").unwrap());
 }
 
-fn ask() -> GetStudyRequest {
+pub fn ask() -> GetStudyRequest {
     GetStudyRequest {
         protocol_version: PROTOCOL_VERSION,
         study: "border".into(),
@@ -76,7 +74,7 @@ fn ask() -> GetStudyRequest {
 }
 
 /// What a peer with these files, which looks at nothing itself, is told.
-async fn told(consortium: &Consortium, files: Option<(PathBuf, PathBuf)>) -> String {
+pub async fn told(consortium: &Consortium, files: Option<(PathBuf, PathBuf)>) -> String {
     let tls = careless_config(&consortium.certs(), files);
     // In TLS 1.3 the connection may look open to the client; then its first call must fail.
     match consortium.connect_with(tls).await {
@@ -102,7 +100,7 @@ async fn alert(consortium: &Consortium, files: Option<(PathBuf, PathBuf)>) -> Al
     }
 }
 
-fn files(folder: &Path, name: &str) -> Option<(PathBuf, PathBuf)> {
+pub fn files(folder: &Path, name: &str) -> Option<(PathBuf, PathBuf)> {
     let file = |kind: &str| folder.join(format!("{name}.{kind}"));
     Some((file("pem"), file("key")))
 }
@@ -214,100 +212,4 @@ async fn tls_1_2_is_refused_by_name() {
         .unwrap();
     // A fatal alert: protocol_version (RFC 8446, section 6.2).
     assert_eq!(answer, [21, 3, 3, 0, 2, 2, 70]);
-}
-
-/// Repeats `attempt` until it gives something; the files of a server are read again every two seconds.
-async fn soon<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..100 {
-        if let Some(found) = attempt().await {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("it did not come within ten seconds");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_site_is_refused_without_a_restart_in_a_call_that_waits_and_in_every_later_one() {
-    let consortium = Consortium::new().await;
-    let authority = Authority::open(&consortium.certs(), None).unwrap();
-    let mut waiting = consortium.site("a").await;
-    let mut open = consortium.site("a").await;
-    let mut other = consortium.site("b").await;
-    open.get_study(ask()).await.unwrap();
-    let plan = AwaitAssignmentRequest {
-        study: digest_to_wire(&consortium.study.digest()),
-        known: Some(Attempt {
-            round: 1,
-            attempt: 1,
-        }),
-        wait_milliseconds: 60_000,
-        ..AwaitAssignmentRequest::default()
-    };
-    let began = Instant::now();
-    let call = tokio::spawn(async move { waiting.await_assignment(plan).await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    authority.revoke("a").unwrap();
-    let refused = call.await.unwrap().unwrap_err();
-    assert_eq!(code(&refused), "certificate_revoked");
-    assert!(began.elapsed() < Duration::from_secs(20));
-    let words = Refused::from_status(&refused).unwrap();
-    assert!(
-        words.message.contains("certificate of a was revoked"),
-        "{words:?}"
-    );
-    assert_eq!(
-        code(&open.get_study(ask()).await.unwrap_err()),
-        "certificate_revoked"
-    );
-    let anew = told(&consortium, files(&consortium.certs(), "a")).await;
-    assert_eq!(anew, "certificate_revoked");
-    // Nobody else is touched, and the site may come back with another certificate.
-    other.get_study(ask()).await.unwrap();
-    let again = consortium.folder.path().join("again");
-    authority.issue_site(&"a".parse().unwrap(), &again).unwrap();
-    let back = consortium
-        .connect(crate::consortium::load(&again, "a"))
-        .await;
-    back.unwrap().get_study(ask()).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_is_older_forged_or_gone_gives_no_certificate_back() {
-    let consortium = Consortium::new().await;
-    let certs = consortium.certs();
-    let authority = Authority::open(&certs, None).unwrap();
-    let list = authority.revocations_file();
-    let older = std::fs::read(&list).unwrap();
-    authority.revoke("a").unwrap();
-    let revoked = || async { told(&consortium, files(&certs, "a")).await };
-    soon(async || (revoked().await == "certificate_revoked").then_some(())).await;
-    let elsewhere = tempfile::tempdir().unwrap();
-    let forger = Authority::create_with_unencrypted_key(elsewhere.path(), "test").unwrap();
-    forger.renew_revocations().unwrap();
-    let forged = std::fs::read(forger.revocations_file()).unwrap();
-    for bytes in [Some(older), Some(forged), Some(b"nothing".to_vec()), None] {
-        match bytes {
-            Some(bytes) => std::fs::write(&list, bytes).unwrap(),
-            None => std::fs::remove_file(&list).unwrap(),
-        }
-        tokio::time::sleep(Duration::from_millis(2500)).await;
-        assert_eq!(revoked().await, "certificate_revoked");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_servers_renewed_certificate_is_shown_to_the_next_connection() {
-    let consortium = Consortium::new().await;
-    let certs = consortium.certs();
-    let authority = Authority::open(&certs, None).unwrap();
-    let mut before = consortium.site("a").await;
-    before.get_study(ask()).await.unwrap();
-    let next = authority.renew_server(&certs.join("server.pem")).unwrap();
-    let shown = soon(async || {
-        let shown = consortium.shown_certificate().await;
-        (shown == next.certificate.to_vec()).then_some(shown)
-    });
-    assert_eq!(Peer::of(&shown.await).unwrap().serial, next.peer.serial);
-    before.get_study(ask()).await.unwrap();
 }
