@@ -8,52 +8,16 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use time::{Duration, OffsetDateTime};
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::files::{
-    certificate_pem, file, read_certificates, read_secret, replace_public, write_private,
-    write_public,
+    certificate_pem, file, read_certificates, read_secret, write_private, write_public,
 };
 use crate::passphrase::is_sealed;
 use crate::request::SigningRequest;
 use crate::tls::random;
+use crate::validity::{CERTIFICATE_DAYS, Validity};
 use crate::{CertificateError, Fingerprint, Passphrase, Peer, Role};
-
-/// When a certificate is valid.
-#[derive(Clone, Copy, Debug)]
-pub struct Validity {
-    from: OffsetDateTime,
-    to: OffsetDateTime,
-}
-
-impl Validity {
-    /// From five minutes ago (clocks differ) for so many days; a negative number has already passed.
-    #[must_use]
-    pub fn days(days: i64) -> Self {
-        let now = OffsetDateTime::now_utc();
-        let end = now + Duration::days(days);
-        Self {
-            from: now.min(end) - Duration::minutes(5),
-            to: end,
-        }
-    }
-
-    /// From now on for so many seconds: for tests that watch a certificate grow old.
-    #[must_use]
-    pub fn seconds_for_tests(seconds: i64) -> Self {
-        let now = OffsetDateTime::now_utc();
-        Self {
-            from: now,
-            to: now + Duration::seconds(seconds),
-        }
-    }
-}
-
-/// Days that certificates of servers and sites are valid.
-pub const CERTIFICATE_DAYS: i64 = 90;
 
 /// Days that the authority itself is valid.
 const AUTHORITY_DAYS: i64 = 3650;
@@ -63,7 +27,7 @@ const AUTHORITY_DAYS: i64 = 3650;
 pub struct Authority {
     pub(crate) folder: PathBuf,
     pub(crate) issuer: Issuer<'static, KeyPair>,
-    root: CertificateDer<'static>,
+    pub(crate) root: CertificateDer<'static>,
 }
 
 /// A certificate that was just signed.
@@ -198,35 +162,6 @@ impl Authority {
         self.sign(params, &key)
     }
 
-    /// Issues a server certificate for host names or addresses: `server.pem`, `server.key` in `folder`.
-    ///
-    /// # Errors
-    /// [`CertificateError`].
-    pub fn issue_server(&self, hosts: &[String], folder: &Path) -> Result<(), CertificateError> {
-        let params = server_params(hosts)?;
-        self.issue(params, folder, "server")
-    }
-
-    /// Replaces a server certificate of this authority by one for the same names and key and another 90 days.
-    ///
-    /// # Errors
-    /// [`CertificateError`]; the file then stays as it was.
-    pub fn renew_server(&self, certificate: &Path) -> Result<Issued, CertificateError> {
-        let old = read_certificates(certificate)?.swap_remove(0);
-        Peer::of(&old)?.expect(Role::Server)?;
-        let (_, parsed) = X509Certificate::from_der(&old).map_err(CertificateError::library)?;
-        let (_, root) = X509Certificate::from_der(&self.root).map_err(CertificateError::library)?;
-        parsed
-            .verify_signature(Some(root.public_key()))
-            .map_err(|_| CertificateError::OtherAuthority)?;
-        let key = SubjectPublicKeyInfo::from_der(parsed.public_key().raw)
-            .map_err(CertificateError::library)?;
-        let hosts = hosts_of(&parsed);
-        let issued = self.sign(server_params(&hosts)?, &key)?;
-        replace_public(certificate, &certificate_pem(&issued.certificate))?;
-        Ok(issued)
-    }
-
     /// Issues a site certificate: `<site>.pem`, `<site>.key` in `folder`.
     ///
     /// # Errors
@@ -252,7 +187,7 @@ impl Authority {
         self.issue(params, folder, site.as_str())
     }
 
-    fn issue(
+    pub(crate) fn issue(
         &self,
         params: CertificateParams,
         folder: &Path,
@@ -267,7 +202,7 @@ impl Authority {
     }
 
     /// Signs, and keeps a copy first: what is not recorded cannot be revoked by name.
-    fn sign(
+    pub(crate) fn sign(
         &self,
         mut params: CertificateParams,
         key: &impl PublicKeyData,
@@ -335,32 +270,6 @@ fn stored_key(folder: &Path) -> Result<Zeroizing<String>, CertificateError> {
         })
 }
 
-fn server_params(hosts: &[String]) -> Result<CertificateParams, CertificateError> {
-    let mut params = CertificateParams::new(hosts.to_vec()).map_err(CertificateError::library)?;
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let common_name = hosts.first().map_or("server", String::as_str);
-    name(&mut params, common_name, Role::Server.as_str());
-    valid(&mut params, Validity::days(CERTIFICATE_DAYS));
-    Ok(params)
-}
-
-/// The host names and addresses in a certificate.
-fn hosts_of(certificate: &X509Certificate<'_>) -> Vec<String> {
-    let names = certificate.subject_alternative_name().ok().flatten();
-    let names = names.map_or(&[][..], |names| &names.value.general_names);
-    let host = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => <[u8; 4]>::try_from(*bytes)
-            .map(|bytes| std::net::IpAddr::from(bytes).to_string())
-            .or_else(|_| {
-                <[u8; 16]>::try_from(*bytes).map(|bytes| std::net::IpAddr::from(bytes).to_string())
-            })
-            .ok(),
-        _ => None,
-    };
-    names.iter().filter_map(host).collect()
-}
-
 /// 16 random bytes (RFC 5280, section 4.1.2.2: positive, at most 20). A renewed certificate has another one than its
 /// predecessor with the same key.
 fn new_serial() -> Result<SerialNumber, CertificateError> {
@@ -370,7 +279,7 @@ fn new_serial() -> Result<SerialNumber, CertificateError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn name(params: &mut CertificateParams, common_name: &str, unit: &str) {
+pub(crate) fn name(params: &mut CertificateParams, common_name: &str, unit: &str) {
     params
         .distinguished_name
         .push(DnType::CommonName, common_name);
@@ -379,7 +288,7 @@ fn name(params: &mut CertificateParams, common_name: &str, unit: &str) {
         .push(DnType::OrganizationalUnitName, unit);
 }
 
-fn valid(params: &mut CertificateParams, validity: Validity) {
+pub(crate) fn valid(params: &mut CertificateParams, validity: Validity) {
     params.not_before = validity.from;
     params.not_after = validity.to;
 }

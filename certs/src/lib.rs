@@ -15,10 +15,12 @@ mod peer;
 mod pinned;
 mod request;
 mod revocation;
+mod server_certificate;
 mod sign;
 mod tls;
+mod validity;
 
-pub use authority::{Authority, CERTIFICATE_DAYS, Issued, Validity};
+pub use authority::{Authority, Issued};
 pub use error::CertificateError;
 pub use files::{certificate_pem, read_certificates, replace_public, write_private, write_public};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
@@ -30,3 +32,4 @@ pub use request::{REQUEST_BYTES, SigningRequest, make_key};
 pub use revocation::Revocations;
 pub use sign::{Signature, Signer, verify};
 pub use tls::{client_config, provider_name, server_config};
+pub use validity::{CERTIFICATE_DAYS, Validity};

@@ -7,6 +7,7 @@
 mod connection;
 mod credentials;
 mod identity;
+mod judgement;
 mod patience;
 
 use std::sync::Arc;

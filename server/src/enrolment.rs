@@ -4,6 +4,7 @@
 //! running server. [`Enrolment`] is the calls. Nothing here can sign: the authority's key is with the operator.
 
 mod desk;
+mod error;
 mod record;
 
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use consilium_proto::identity_server::Identity as Calls;
 use consilium_proto::{CertificateReply, CertificateRequest, Refused, Waiting};
 use tonic::{Request, Response, Status};
 
-pub use desk::{Desk, DeskError, REQUESTS_WAITING};
+pub use desk::{Desk, REQUESTS_WAITING};
+pub use error::DeskError;
 pub use record::{Kind, Record, State};
 
 use crate::admission::Caller;

@@ -9,8 +9,9 @@
 //! * [`admission`]: who may make which call, decided at every call.
 //! * [`credentials`]: certificates and revocations, read again while the server runs.
 //! * [`enrolment`]: requests for certificates, which wait for the operator.
-//! * [`listen`]: TLS, time limits, start and stop.
+//! * [`listen`]: start and stop.
 
+mod accept;
 pub mod admission;
 pub mod aggregate;
 pub mod commands;

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use consilium_certs::{CertificateError, SigningRequest, read_certificates, replace_public};
+use consilium_certs::{SigningRequest, read_certificates, replace_public};
 use consilium_core::clock::{Clock as _, SystemClock, Timestamp};
 use consilium_ops::OperatorError;
 
+use super::error::DeskError;
 use super::record::{Kind, Record, State, Stored};
 
 /// Most requests that wait at a time, those of unknown callers: who sends more keeps others from enrolling over the
@@ -33,89 +34,6 @@ const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 pub struct Desk {
     folder: PathBuf,
     new: Mutex<Allowance>,
-}
-
-/// Why a request is not taken, or not found.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DeskError {
-    /// More requests than anybody decides.
-    #[error("{REQUESTS_WAITING} requests are waiting already")]
-    Full,
-    /// More requests than honest sites make.
-    #[error("requests come too fast")]
-    TooFast,
-    /// None of that name.
-    #[error("no request {0:?} is here")]
-    Unknown(String),
-    /// Several of that name.
-    #[error("{name:?} may be {first} or {second}")]
-    Ambiguous {
-        /// What was asked for.
-        name: String,
-        /// One of them.
-        first: String,
-        /// Another.
-        second: String,
-    },
-    /// It was decided before.
-    #[error("the request was {0} before")]
-    Decided(&'static str),
-    /// The folder.
-    #[error("{}: {error}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        error: io::Error,
-    },
-    /// A certificate.
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-}
-
-impl DeskError {
-    /// Stable code for logs, replies and documents.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Full => "enrolment_full",
-            Self::TooFast => "enrolment_busy",
-            Self::Unknown(_) => "request_unknown",
-            Self::Ambiguous { .. } => "request_ambiguous",
-            Self::Decided(_) => "request_decided",
-            Self::File { .. } => "request_file",
-            Self::Certificate(error) => error.code(),
-        }
-    }
-
-    /// What to do next.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Full => {
-                "tell the operator of the server, or enrol by files: `consilium-site enroll --request-out`"
-            }
-            Self::TooFast => "try again in a minute",
-            Self::Unknown(_) => "see `consilium-server certs requests`",
-            Self::Ambiguous { .. } => "write more digits of its fingerprint",
-            Self::Decided(_) => "a site enrols again with a new key, in another folder",
-            Self::File { .. } => "check the server's state folder",
-            Self::Certificate(error) => error.hint(),
-        }
-    }
-
-    /// Whether the same request may be taken later.
-    #[must_use]
-    pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Full | Self::TooFast | Self::File { .. })
-    }
-}
-
-impl From<DeskError> for OperatorError {
-    fn from(error: DeskError) -> Self {
-        Self::failed(error.code(), error.to_string(), error.hint())
-    }
 }
 
 impl Desk {
@@ -364,102 +282,4 @@ impl Allowance {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use consilium_certs::{Authority, Role, Validity, make_key};
-
-    fn request(folder: &Path, name: &str) -> SigningRequest {
-        let key = folder.join(format!("{name}.key"));
-        if !key.exists() {
-            make_key(&key).unwrap();
-        }
-        SigningRequest::make(&"a".parse().unwrap(), Role::Site, &key).unwrap()
-    }
-
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-
-    #[test]
-    fn a_request_is_taken_once_and_its_answer_survives_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let authority = folder.path().join("authority");
-        let authority = Authority::create_with_unencrypted_key(&authority, "test").unwrap();
-        let desk = Desk::open(folder.path()).unwrap();
-        for _ in 0..3 {
-            // A new signature each time, over the same key.
-            let asked = desk.ask(Kind::Enrolment, &request(folder.path(), "one"), HERE);
-            assert_eq!(asked.unwrap(), State::Waiting);
-        }
-        let other = request(folder.path(), "other");
-        desk.ask(Kind::Enrolment, &other, HERE).unwrap();
-        assert_eq!(desk.waiting().unwrap().len(), 2);
-        assert_eq!(desk.find("a").unwrap_err().code(), "request_ambiguous");
-        assert_eq!(desk.find("b").unwrap_err().code(), "request_unknown");
-        let spoken = other.fingerprint().spoken();
-        let record = desk.find(&spoken[..14]).unwrap();
-        desk.reject(&record, "nobody knows this key").unwrap();
-        let record = desk.find("a").unwrap();
-        let issued = authority
-            .approve(&record.request, Validity::days(1))
-            .unwrap();
-        desk.approve(&record, &issued.chain).unwrap();
-        assert_eq!(
-            desk.reject(&record, "late").unwrap_err().code(),
-            "request_decided"
-        );
-        let desk = Desk::open(folder.path()).unwrap();
-        let answer = |name| desk.ask(Kind::Enrolment, &request(folder.path(), name), HERE);
-        let approved = State::Approved(issued.certificate.to_vec());
-        assert_eq!(answer("one").unwrap(), approved);
-        let rejected = State::Rejected("nobody knows this key".into());
-        assert_eq!(answer("other").unwrap(), rejected);
-        // The same key, renewed, is another request.
-        let renewal = Kind::Renewal {
-            of: issued.peer.serial,
-        };
-        let asked = desk.ask(renewal, &request(folder.path(), "one"), HERE);
-        assert_eq!(asked.unwrap(), State::Waiting);
-    }
-
-    #[test]
-    fn a_flood_of_requests_is_bounded_in_time_and_number_and_does_not_touch_renewals() {
-        let folder = tempfile::tempdir().unwrap();
-        let desk = Desk::open(folder.path()).unwrap();
-        let ask = |number: usize| {
-            let request = request(folder.path(), &number.to_string());
-            desk.ask(Kind::Enrolment, &request, HERE)
-        };
-        let taken = (0..2 * BURST as usize).filter(|number| ask(*number).is_ok());
-        assert!((BURST as usize..=BURST as usize + 3).contains(&taken.count()));
-        assert_eq!(ask(999).unwrap_err().code(), "enrolment_busy");
-        // With time on its side, the flood ends at the number that may wait.
-        let mut number = 1000;
-        let refused = loop {
-            *desk.new.lock().unwrap() = Allowance::full(Instant::now());
-            if let Err(refused) = ask(number) {
-                break refused;
-            }
-            number += 1;
-        };
-        assert_eq!(refused.code(), "enrolment_full");
-        assert_eq!(desk.waiting().unwrap().len(), REQUESTS_WAITING);
-        // What was asked before is still answered, and a site that has a certificate is heard.
-        assert_eq!(ask(0).unwrap(), State::Waiting);
-        let of = "01".to_owned();
-        let renewal = desk.ask(Kind::Renewal { of }, &request(folder.path(), "0"), HERE);
-        assert_eq!(renewal.unwrap(), State::Waiting);
-    }
-
-    #[test]
-    fn new_requests_are_earned_with_time_and_not_hoarded() {
-        let start = Instant::now();
-        let mut allowance = Allowance::full(start);
-        let hours_later = start + Duration::from_secs(36_000);
-        assert_eq!(
-            (0..100).filter(|_| allowance.take(hours_later)).count(),
-            BURST as usize
-        );
-        assert!(!allowance.take(hours_later + PAUSE / 2));
-        assert!(allowance.take(hours_later + PAUSE));
-        assert!(!allowance.take(hours_later + PAUSE));
-    }
-}
+mod tests;
