@@ -166,7 +166,8 @@ fn part(word: &str) -> Result<Part, String> {
 
 /// How this site enrols.
 #[derive(clap::Args)]
-#[group(id = "way", required = true, multiple = false, args = ["server", "request_out", "install"])]
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("way").required(true).args(["server", "request_out", "install"])))]
 struct Enroll {
     /// Name of this site in the consortium.
     #[arg(long)]
