@@ -9,7 +9,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::CertificateError;
 
-fn file(path: &Path, error: std::io::Error) -> CertificateError {
+pub(crate) fn file(path: &Path, error: std::io::Error) -> CertificateError {
     CertificateError::File {
         path: path.to_owned(),
         error,
@@ -49,6 +49,33 @@ fn write(path: &Path, pem: &str, mode: u32) -> Result<(), CertificateError> {
         .map_err(|error| file(path, error))
 }
 
+/// Writes a certificate or a list in place of the one that was there, whole or not at all.
+///
+/// # Errors
+/// [`CertificateError::File`].
+pub fn replace_public(path: &Path, pem: &str) -> Result<(), CertificateError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.partial", std::process::id()));
+    let partial = path.with_file_name(name);
+    // Left behind by a program of the same number that was killed.
+    let _ = fs::remove_file(&partial);
+    write_public(&partial, pem)?;
+    fs::rename(&partial, path).map_err(|error| file(path, error))
+}
+
+/// DER bytes as PEM text (RFC 7468).
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    // Cannot fail: memory takes every byte, and the labels are ours.
+    let kind = pkcs8::LineEnding::LF;
+    pkcs8::der::pem::encode_string(label, kind, der).unwrap_or_default()
+}
+
+/// A certificate as PEM text.
+#[must_use]
+pub fn certificate_pem(der: &[u8]) -> String {
+    pem("CERTIFICATE", der)
+}
+
 /// The certificates in a PEM file, at least one.
 ///
 /// # Errors
@@ -68,8 +95,8 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Ce
     Ok(certificates)
 }
 
-/// The private key in a PEM file that nobody else may read.
-pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
+/// The bytes of a file that nobody else may read.
+pub(crate) fn read_secret(path: &Path) -> Result<Vec<u8>, CertificateError> {
     let bytes = fs::read(path).map_err(|error| file(path, error))?;
     #[cfg(unix)]
     {
@@ -85,6 +112,12 @@ pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Certificat
             });
         }
     }
+    Ok(bytes)
+}
+
+/// The private key in a PEM file that nobody else may read.
+pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
+    let bytes = zeroize::Zeroizing::new(read_secret(path)?);
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| CertificateError::Unreadable {
         path: path.to_owned(),
         problem: format!("it holds no private key ({error})"),

@@ -1,6 +1,6 @@
 //! Signatures with the key of a certificate, for statements that outlive the connection.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::SignatureScheme;
 use rustls::sign::SigningKey;
@@ -11,10 +11,12 @@ use crate::{CertificateError, Identity};
 
 /// Signs with the key of an identity. What is signed must begin with words that say what it is: the same key
 /// proves to TLS who the program is.
+///
+/// A renewed certificate of the same key takes the place of the present one in every clone.
 #[derive(Clone)]
 pub struct Signer {
     key: Arc<dyn SigningKey>,
-    certificate: Vec<u8>,
+    certificate: Arc<RwLock<Arc<[u8]>>>,
 }
 
 /// A signature.
@@ -47,14 +49,30 @@ impl Signer {
         Ok(Self {
             key,
             // `Identity::load` has found at least one.
-            certificate: identity.chain[0].to_vec(),
+            certificate: Arc::new(RwLock::new(identity.chain[0].as_ref().into())),
         })
     }
 
     /// The certificate of the key, DER.
     #[must_use]
-    pub fn certificate(&self) -> &[u8] {
-        &self.certificate
+    pub fn certificate(&self) -> Arc<[u8]> {
+        // The lock is held for an assignment only: a poisoned one holds a whole value.
+        Arc::clone(
+            &self
+                .certificate
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Shows the certificate of `renewed`, which must have the same key, with what is signed from now on.
+    pub fn renew(&self, renewed: &Identity) {
+        // `Identity::load` has found at least one.
+        let renewed = renewed.chain[0].as_ref().into();
+        *self
+            .certificate
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = renewed;
     }
 
     /// Signs `message`.
@@ -119,7 +137,7 @@ mod tests {
     #[test]
     fn a_signature_fits_its_message_and_certificate_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::create(folder.path(), "test").unwrap();
+        let authority = Authority::create_with_unencrypted_key(folder.path(), "test").unwrap();
         let signer = |name: &str| {
             let folder = folder.path().join(name);
             authority.issue_server(&[name.into()], &folder).unwrap();
@@ -128,20 +146,20 @@ mod tests {
         };
         let (one, other) = (signer("one"), signer("other"));
         let signature = one.sign(b"statement").unwrap();
-        verify(one.certificate(), b"statement", &signature).unwrap();
-        verify(one.certificate(), b"statemenT", &signature).unwrap_err();
-        verify(other.certificate(), b"statement", &signature).unwrap_err();
+        verify(&one.certificate(), b"statement", &signature).unwrap();
+        verify(&one.certificate(), b"statemenT", &signature).unwrap_err();
+        verify(&other.certificate(), b"statement", &signature).unwrap_err();
         verify(b"no certificate", b"statement", &signature).unwrap_err();
         let mut damaged = signature.clone();
         damaged.bytes[9] ^= 1;
-        verify(one.certificate(), b"statement", &damaged).unwrap_err();
+        verify(&one.certificate(), b"statement", &damaged).unwrap_err();
         // RSA PKCS#1, which is not used here.
         let scheme = 0x0401;
         let other_scheme = Signature {
             scheme,
             ..signature
         };
-        verify(one.certificate(), b"statement", &other_scheme).unwrap_err();
+        verify(&one.certificate(), b"statement", &other_scheme).unwrap_err();
         assert!(!format!("{one:?}").contains("PRIVATE"));
     }
 }

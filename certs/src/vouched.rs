@@ -77,7 +77,7 @@ impl TrustAnchor {
         let certificate = CertificateDer::from(certificate);
         let at = UnixTime::since_unix_epoch(Duration::from_millis(at.0));
         let vouched = match role {
-            Role::Site => {
+            Role::Site | Role::Coordinator | Role::Auditor => {
                 let roots = Arc::clone(&self.roots);
                 WebPkiClientVerifier::builder_with_provider(roots, provider())
                     .build()
@@ -126,7 +126,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str| {
             let folder = folder.path().join(name);
-            let authority = Authority::create(&folder, name).unwrap();
+            let authority = Authority::create_with_unencrypted_key(&folder, name).unwrap();
             let site = "a".parse().unwrap();
             let validity = Validity::days(2);
             authority.issue_site_for(&site, &folder, validity).unwrap();

@@ -10,7 +10,8 @@ fn site() -> SiteId {
 #[test]
 fn a_site_certificate_names_its_site_and_nobody_else_can_use_its_key() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::create(folder.path(), "test consortium").unwrap();
+    let authority =
+        Authority::create_with_unencrypted_key(folder.path(), "test consortium").unwrap();
     authority.issue_site(&site(), folder.path()).unwrap();
     let (certificate, key) = (
         folder.path().join("hospital-a.pem"),
@@ -28,7 +29,8 @@ fn a_site_certificate_names_its_site_and_nobody_else_can_use_its_key() {
 fn a_key_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::create(folder.path(), "test consortium").unwrap();
+    let authority =
+        Authority::create_with_unencrypted_key(folder.path(), "test consortium").unwrap();
     authority.issue_site(&site(), folder.path()).unwrap();
     let key = folder.path().join("hospital-a.key");
     assert_eq!(
@@ -44,7 +46,8 @@ fn a_key_that_others_can_read_is_refused() {
 #[test]
 fn an_expired_certificate_is_refused_before_any_connection() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::create(folder.path(), "test consortium").unwrap();
+    let authority =
+        Authority::create_with_unencrypted_key(folder.path(), "test consortium").unwrap();
     authority
         .issue_site_for(&site(), folder.path(), Validity::days(-1))
         .unwrap();
@@ -60,9 +63,9 @@ fn an_expired_certificate_is_refused_before_any_connection() {
 #[test]
 fn an_authority_is_not_overwritten_and_can_be_opened_again() {
     let folder = tempfile::tempdir().unwrap();
-    Authority::create(folder.path(), "test consortium").unwrap();
-    assert!(Authority::create(folder.path(), "another").is_err());
-    let again = Authority::open(folder.path()).unwrap();
+    Authority::create_with_unencrypted_key(folder.path(), "test consortium").unwrap();
+    assert!(Authority::create_with_unencrypted_key(folder.path(), "another").is_err());
+    let again = Authority::open(folder.path(), None).unwrap();
     again
         .issue_server(&["localhost".into(), "127.0.0.1".into()], folder.path())
         .unwrap();

@@ -1,6 +1,7 @@
 //! What `consilium-site` does: one function per command.
 
 mod check;
+mod enroll;
 pub mod log;
 pub mod model;
 pub mod patients;
@@ -17,14 +18,15 @@ use consilium_ops::OperatorError;
 use rustls::pki_types::ServerName;
 
 pub use check::check;
+pub use enroll::{Way, enroll};
 pub use run::run;
 pub use status::status;
 
 use crate::config::SiteConfig;
-use crate::transport::{ServerAddress, Witness};
+use crate::transport::{Credentials, ServerAddress, Witness};
 
 /// Loads certificate, key and authority; the certificate must be this site's.
-fn identity(config: &SiteConfig) -> Result<(rustls::ClientConfig, Witness), OperatorError> {
+fn credentials(config: &SiteConfig) -> Result<Credentials, OperatorError> {
     let files = &config.identity;
     let identity = Identity::load(&files.certificate, &files.key, Role::Site)
         .map_err(|error| refused_certificate(&error).at(files.certificate.display()))?;
@@ -47,7 +49,7 @@ fn identity(config: &SiteConfig) -> Result<(rustls::ClientConfig, Witness), Oper
         .map_err(|error| refused_certificate(&error).at(files.authority.display()))?;
     let tls = client_config(identity, &files.authority)
         .map_err(|error| refused_certificate(&error).at(files.authority.display()))?;
-    Ok((tls, witness))
+    Ok(Credentials::new(tls, witness))
 }
 
 fn server_address(config: &SiteConfig) -> Result<ServerAddress, OperatorError> {

@@ -3,6 +3,7 @@
 //! * [`config`]: the one configuration file.
 //! * [`agent`]: the loop of a study, without network or learning: ask, train, seal, deliver, settle.
 //! * [`peer`]: what the agent needs from the server; [`transport`]: that over mutual TLS.
+//! * [`enrolment`]: this site's first certificate; [`renewal`]: the next ones.
 //! * [`work`]: the seam between the protocol and the learning.
 //! * [`preparation`]: how records became the network's input.
 //! * [`training`]: the real work: this site's records, views and network.
@@ -15,6 +16,7 @@
 pub mod agent;
 pub mod commands;
 pub mod config;
+pub mod enrolment;
 pub mod export;
 pub mod joined;
 pub mod outcome;
@@ -25,6 +27,7 @@ pub mod predictions;
 pub mod preparation;
 pub mod privacy;
 mod private_file;
+pub mod renewal;
 pub mod training;
 pub mod transport;
 pub mod work;

@@ -1,19 +1,19 @@
 //! `consilium-site`: the agent of one hospital.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use consilium_core::StudyId;
+use consilium_certs::Fingerprint;
+use consilium_core::{SiteId, StudyId};
 use consilium_data::Part;
-use consilium_ops::{Format, OperatorError, output};
+use consilium_ops::{ExitCode, Format, OperatorError, output};
 use consilium_site::commands;
 use consilium_site::privacy::Decision;
 
 /// The agent of one hospital: trains on its own records and sends only what the study shares.
 #[derive(Parser)]
 #[command(
-    version,
+    version = version(),
     about,
     after_help = "Example: consilium-site run --config site.toml"
 )]
@@ -27,6 +27,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Get this site's certificate: its key is made here and never leaves.
+    ///
+    /// Over the network: consilium-site enroll --server fl.example.org:7443 --fingerprint F --site clinic-a --dir identity
+    ///
+    /// By files: consilium-site enroll --request-out clinic-a.csr --site clinic-a --dir identity, and later
+    /// consilium-site enroll --install clinic-a.pem --fingerprint F --site clinic-a --dir identity
+    Enroll(Enroll),
     /// Take part in the study until it ends. May be killed and started again at any moment.
     ///
     /// Example: consilium-site run --config site.toml --exit-when-finished
@@ -229,6 +236,51 @@ fn part(word: &str) -> Result<Part, String> {
     Part::from_word(word).ok_or_else(|| "use train, validation or test".into())
 }
 
+/// How this site enrols.
+#[derive(clap::Args)]
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("way").required(true).args(["server", "request_out", "install"])))]
+struct Enroll {
+    /// Name of this site in the consortium.
+    #[arg(long)]
+    site: SiteId,
+    /// Folder for site.key, site.pem and authority.pem.
+    #[arg(long)]
+    dir: PathBuf,
+    /// The aggregation server, host:port.
+    #[arg(long, requires = "fingerprint")]
+    server: Option<String>,
+    /// The name in the server's certificate; the host of --server if left out.
+    #[arg(long, requires = "server")]
+    name: Option<String>,
+    /// Fingerprint of the consortium's authority, as its operator has told it.
+    #[arg(long)]
+    fingerprint: Option<Fingerprint>,
+    /// Write the request to this file instead, for the consortium's operator.
+    #[arg(long)]
+    request_out: Option<PathBuf>,
+    /// Take the certificate from this file, which the consortium's operator has sent.
+    #[arg(long, requires = "fingerprint")]
+    install: Option<PathBuf>,
+}
+
+impl Enroll {
+    fn way(self) -> Option<commands::Way> {
+        Some(match (self.server, self.request_out, self.install) {
+            (Some(address), ..) => commands::Way::Server {
+                address,
+                name: self.name,
+                fingerprint: self.fingerprint?,
+            },
+            (_, Some(file), _) => commands::Way::RequestOut(file),
+            (_, _, file) => commands::Way::Install {
+                file: file?,
+                fingerprint: self.fingerprint?,
+            },
+        })
+    }
+}
+
 #[derive(clap::Args)]
 struct ConfigPath {
     /// The configuration file; configs/site.toml is an annotated sample.
@@ -236,7 +288,14 @@ struct ConfigPath {
     config: PathBuf,
 }
 
-fn main() -> ExitCode {
+/// `0.1.0 (TLS: rustls with aws-lc-rs)`.
+fn version() -> &'static str {
+    let provider = consilium_certs::provider_name();
+    // Once in the life of the program.
+    String::leak(format!("{} (TLS: {provider})", env!("CARGO_PKG_VERSION")))
+}
+
+fn main() -> std::process::ExitCode {
     output::run(|| {
         let arguments = Arguments::parse();
         output::finish(arguments.format, run(arguments.command, arguments.format))
@@ -245,6 +304,19 @@ fn main() -> ExitCode {
 
 fn run(command: Command, format: Format) -> Result<(), OperatorError> {
     match command {
+        Command::Enroll(enroll) => {
+            let (site, dir) = (enroll.site.clone(), enroll.dir.clone());
+            // The command line was parsed: one of the ways is complete.
+            let way = enroll.way().ok_or_else(|| {
+                OperatorError::new(
+                    ExitCode::Usage,
+                    "usage",
+                    "no way to enrol is complete",
+                    "see --help",
+                )
+            })?;
+            commands::enroll(&site, &dir, way, format)
+        }
         Command::Run {
             config,
             exit_when_finished,

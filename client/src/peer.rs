@@ -245,6 +245,10 @@ impl From<PeerError> for OperatorError {
             PeerError::NotAuthenticated { address, hint, .. } => {
                 Self::new(ExitCode::Peer, code, message, hint).at(address)
             }
+            // Understood, and not served: the certificate is not good (any more).
+            PeerError::Refused { hint, .. } if code.starts_with("certificate_") => {
+                Self::new(ExitCode::Peer, code, message, hint)
+            }
             PeerError::Refused { hint, .. } => Self::failed(code, message, hint),
             PeerError::WrongValues { .. } => Self::failed(
                 code,

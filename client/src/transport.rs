@@ -5,6 +5,9 @@
 //! refusal by the server ends the call at once; whether to ask again is the agent's business.
 
 mod connection;
+mod credentials;
+mod identity;
+mod judgement;
 mod patience;
 mod witness;
 
@@ -33,6 +36,8 @@ use tonic::{Code, Status};
 
 pub use connection::ServerAddress;
 use connection::{Connector, NotConnected};
+pub use credentials::Credentials;
+pub use identity::{Answer, Asked};
 use patience::Patience;
 pub use witness::Witness;
 
@@ -41,10 +46,11 @@ use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
 /// The aggregation server, over the network.
 pub struct GrpcServer {
     connector: Connector,
-    witness: Witness,
+    /// Nothing before this site has a certificate.
+    witness: Option<Witness>,
     site: SiteId,
     patience: Duration,
-    client: Option<ConsortiumClient<Channel>>,
+    channel: Option<Channel>,
 }
 
 /// Why one attempt at a call failed.
@@ -60,30 +66,44 @@ impl GrpcServer {
     #[must_use]
     pub fn new(
         address: ServerAddress,
-        identity: rustls::ClientConfig,
-        witness: Witness,
+        credentials: impl Into<Credentials>,
         site: SiteId,
         patience: Duration,
     ) -> Self {
+        let credentials = credentials.into();
         Self {
-            connector: Connector::new(address, identity),
-            witness,
+            connector: Connector::new(address, &credentials),
+            witness: credentials.witness().cloned(),
             site,
             patience,
-            client: None,
+            channel: None,
         }
     }
 
-    /// The connection, opened when there is none.
-    async fn client(&mut self) -> Result<ConsortiumClient<Channel>, Failure> {
-        if let Some(client) = &self.client {
-            return Ok(client.clone());
+    /// The connection, opened when there is none, or when this site has a new certificate.
+    async fn channel(&mut self) -> Result<Channel, Failure> {
+        match &self.channel {
+            Some(channel) if !self.connector.is_outdated() => Ok(channel.clone()),
+            _ => {
+                let channel = self.connector.connect().await?;
+                Ok(self.channel.insert(channel).clone())
+            }
         }
-        let channel = self.connector.connect().await?;
-        let client = ConsortiumClient::new(channel)
+    }
+
+    fn witness(&self) -> Result<&Witness, PeerError> {
+        (self.witness.as_ref()).ok_or_else(|| PeerError::NotAuthenticated {
+            code: "certificate_missing",
+            address: self.connector.address().to_owned(),
+            problem: "this site has no certificate yet".into(),
+            hint: "enrol first: `consilium-site enroll`",
+        })
+    }
+
+    async fn client(&mut self) -> Result<ConsortiumClient<Channel>, Failure> {
+        Ok(ConsortiumClient::new(self.channel().await?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(self.client.insert(client).clone())
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     /// What a failed call means. A connection that failed is not used again.
@@ -104,7 +124,7 @@ impl GrpcServer {
             | Code::Unknown
             | Code::Internal
             | Code::Ok => {
-                self.client = None;
+                self.channel = None;
                 match self.connector.recorded() {
                     Some(failure) => failure.into(),
                     None => Failure::Transient(innermost(status)),
@@ -119,7 +139,7 @@ impl GrpcServer {
     }
 
     fn took_too_long(&mut self, what: &str, limit: Duration) -> Failure {
-        self.client = None;
+        self.channel = None;
         Failure::Transient(format!("{what} took longer than {} s", limit.as_secs()))
     }
 
@@ -265,7 +285,8 @@ impl GrpcServer {
             Ok(Ok(reply)) => {
                 let view = view_from_wire(&reply.into_inner())?;
                 let forged = |problem| Failure::Final(PeerError::Forged(problem));
-                view.check_signatures(&self.witness).map_err(forged)?;
+                let witness = self.witness().map_err(Failure::Final)?;
+                view.check_signatures(witness).map_err(forged)?;
                 Ok(view)
             }
             Ok(Err(status)) => Err(self.failed(&status)),
@@ -415,7 +436,7 @@ impl Peer for GrpcServer {
             problem: error.to_string(),
             hint: error.hint(),
         };
-        let signed = self.witness.sign(seen).map_err(cannot_sign)?;
+        let signed = self.witness()?.sign(seen).map_err(cannot_sign)?;
         let request = WitnessLogRequest {
             study: digest_to_wire(&study),
             witnessed: Some(signed_to_wire(&signed)),

@@ -37,6 +37,7 @@ async fn serve(consortium: &Consortium, state: &Path) -> Running {
             certificate: consortium.certs().join("server.pem"),
             key: consortium.certs().join("server.key"),
             authority: consortium.authority.certificate(),
+            revocations: None,
         },
     };
     start(&config, Arc::new(SystemClock)).await.unwrap()

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consilium_certs::{Authority, Validity};
+use consilium_certs::Authority;
 use consilium_core::{ModelVector, RoundPlan};
 use consilium_ops::{ExitCode, OperatorError};
 use consilium_rounds::Phase;
@@ -277,7 +277,7 @@ async fn refused(mut peer: consilium_site::transport::GrpcServer) -> (String, St
 }
 
 fn other_authority(folder: &Path) -> Authority {
-    Authority::create(&folder.join("other"), "other").unwrap()
+    Authority::create_with_unencrypted_key(&folder.join("other"), "other").unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -294,22 +294,6 @@ async fn a_certificate_of_another_authority_is_refused_by_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expired_certificate_is_refused_by_the_server() {
-    let consortium = Consortium::new();
-    let server = consortium.serve(ServerState::new()).await;
-    let certs = consortium.folder.path().join("old-certs");
-    let expired = Validity::days(-1);
-    consortium
-        .authority
-        .issue_site_for(&site("a"), &certs, expired)
-        .unwrap();
-    let authority = consortium.authority.certificate();
-    let (code, message) = refused(careless_peer("a", &server.address, &certs, &authority)).await;
-    assert_eq!(code, "certificate_refused", "{message}");
-    assert!(message.contains("expired"), "{message}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_another_authority_is_refused_by_the_site() {
     let consortium = Consortium::new();
     let server = consortium.serve(ServerState::new()).await;
@@ -323,6 +307,41 @@ async fn a_server_of_another_authority_is_refused_by_the_site() {
     .await;
     assert_eq!(code, "server_certificate_refused");
     assert!(message.contains("another authority"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_server_is_refused_by_a_site_that_has_the_list() {
+    let consortium = Consortium::new();
+    let server = consortium.serve(ServerState::new()).await;
+    consortium.authority.revoke("localhost").unwrap();
+    let (code, _) = refused(consortium.peer("a", &server.address)).await;
+    assert_eq!(code, "server_certificate_revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_answers_in_the_servers_place_is_refused_by_the_site() {
+    use rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
+    let consortium = Consortium::new();
+    let certs = consortium.certs();
+    let chain = consilium_certs::read_certificates(&certs.join("b.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certs.join("b.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    let (code, _) = refused(consortium.peer("a", &address)).await;
+    assert_eq!(code, "server_certificate_wrong_role");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,7 +157,7 @@ fn name(index: usize) -> String {
 /// Writes certificates, study, initial model and configuration to `folder`.
 fn prepare(folder: &Path, sites: usize) -> Study {
     let certs = folder.join("certs");
-    let authority = Authority::create(&certs, "bench").expect("an authority");
+    let authority = Authority::create_with_unencrypted_key(&certs, "bench").expect("an authority");
     authority
         .issue_server(&["localhost".into()], &certs)
         .expect("a certificate");

@@ -1,11 +1,13 @@
 //! What the program says of the study in its state folder; the server may be running meanwhile.
 //!
+//! * [`certs`]: the authority, requests for its certificates, and revocation.
 //! * [`study`]: where the study stands, site by site.
 //! * [`round`]: the closed rounds, who took part, who was missing and why.
 //! * [`model`]: the committed global model as a file.
 //! * [`audit`]: the log as a file, and whether such a file is good.
 
 pub mod audit;
+pub mod certs;
 pub mod model;
 pub mod round;
 pub mod study;

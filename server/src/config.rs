@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use consilium_certs::Revocations;
 use consilium_core::Study;
 use consilium_ops::OperatorError;
 use consilium_ops::config::read_toml;
@@ -37,6 +38,17 @@ pub struct IdentityConfig {
     pub key: PathBuf,
     /// The consortium's certificate, PEM; only sites it signed are accepted.
     pub authority: PathBuf,
+    /// The authority's list of revoked certificates; `authority.crl` beside its certificate if left out.
+    pub revocations: Option<PathBuf>,
+}
+
+impl IdentityConfig {
+    /// Where the list of revoked certificates lies, or will.
+    #[must_use]
+    pub fn revocations(&self) -> PathBuf {
+        let beside = || Revocations::beside(&self.authority);
+        self.revocations.clone().unwrap_or_else(beside)
+    }
 }
 
 fn localhost() -> SocketAddr {
@@ -60,6 +72,9 @@ impl ServerConfig {
             &mut config.identity.authority,
         ] {
             *entry = folder.join(&*entry);
+        }
+        if let Some(revocations) = &mut config.identity.revocations {
+            *revocations = folder.join(&*revocations);
         }
         Ok(config)
     }

@@ -8,13 +8,20 @@
 //! * [`audit`]: that log as a file, and the check of such a file without a server.
 //! * [`aggregate`]: sums updates chunk by chunk from files.
 //! * [`service`]: the gRPC calls, each checked against the caller's certificate.
-//! * [`listen`]: TLS, time limits, start and stop.
+//! * [`admission`]: who may make which call, decided at every call.
+//! * [`credentials`]: certificates and revocations, read again while the server runs.
+//! * [`enrolment`]: requests for certificates, which wait for the operator.
+//! * [`listen`]: start and stop.
 
+mod accept;
+pub mod admission;
 pub mod aggregate;
 pub mod audit;
 pub mod commands;
 pub mod config;
 pub mod consortium;
+pub mod credentials;
+pub mod enrolment;
 pub mod initial;
 pub mod listen;
 pub mod log;

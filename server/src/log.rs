@@ -96,7 +96,7 @@ impl Log {
     ) -> Result<Self, ServerStoreError> {
         let configuration = Event::Configuration {
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            certificate: fingerprint(signer.certificate()),
+            certificate: fingerprint(&signer.certificate()),
             authority: Digest::of(&anchor.certificates().collect::<Vec<_>>().concat()),
         };
         let mut known = Known {
@@ -165,7 +165,7 @@ impl Log {
         let covers = |signed: &&Signed| {
             let said = signed.says::<Head>();
             said.is_some_and(|head| head.place() == (known.tree.len(), known.tree.root()))
-                && signed.certificate == self.signer.certificate()
+                && signed.certificate == *self.signer.certificate()
         };
         if let Some(signed) = known.head.as_ref().filter(covers) {
             return Ok(signed.clone());

@@ -5,18 +5,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use consilium_certs::{Authority, CertificateError};
-use consilium_core::SiteId;
+use consilium_certs::CertificateError;
 use consilium_core::clock::SystemClock;
 use consilium_ops::stop::stopped;
 use consilium_ops::{Format, OperatorError, logging, output};
 use consilium_server::config::ServerConfig;
+use consilium_server::credentials::Credentials;
 use consilium_server::{commands, listen};
 
 /// Aggregation server of a consortium. It adds vectors and never reads records.
 #[derive(Parser)]
 #[command(
-    version,
+    version = version(),
     about,
     after_help = "Example: consilium-server serve --config configs/server.toml"
 )]
@@ -43,9 +43,9 @@ enum Command {
     /// Check the configuration file and everything it names, and touch nothing.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Make the consortium's authority and certificates.
+    /// The consortium's authority: approve, renew and revoke certificates.
     #[command(subcommand)]
-    Certs(CertsCommand),
+    Certs(commands::certs::Command),
     /// The study: where it stands, site by site.
     #[command(subcommand)]
     Study(StudyCommand),
@@ -102,36 +102,6 @@ enum ConfigCommand {
 }
 
 #[derive(Subcommand)]
-enum CertsCommand {
-    /// Make the authority: authority.pem for everybody, authority.key for nobody else.
-    Init {
-        /// Folder of the authority.
-        #[arg(long)]
-        dir: PathBuf,
-        /// Name of the consortium.
-        #[arg(long)]
-        consortium: String,
-    },
-    /// Issue the server's certificate: server.pem and server.key.
-    IssueServer {
-        /// Folder of the authority.
-        #[arg(long)]
-        dir: PathBuf,
-        /// Host names and addresses under which sites reach the server.
-        #[arg(long = "name", required = true)]
-        names: Vec<String>,
-    },
-    /// Issue a site's certificate: SITE.pem and SITE.key.
-    IssueSite {
-        /// Folder of the authority.
-        #[arg(long)]
-        dir: PathBuf,
-        /// The site.
-        site: SiteId,
-    },
-}
-
-#[derive(Subcommand)]
 enum StudyCommand {
     /// Show study, state, open round, model hash and sites; the server may be running.
     Show {
@@ -164,6 +134,13 @@ enum RoundCommand {
     },
 }
 
+/// `0.1.0 (TLS: rustls with aws-lc-rs)`.
+fn version() -> &'static str {
+    let provider = consilium_certs::provider_name();
+    // Once in the life of the program.
+    String::leak(format!("{} (TLS: {provider})", env!("CARGO_PKG_VERSION")))
+}
+
 fn main() -> ExitCode {
     output::run(|| {
         let arguments = Arguments::parse();
@@ -179,7 +156,7 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             exit_when_finished,
         } => serve(&config, exit_when_finished),
         Command::Config(ConfigCommand::Check { config }) => check(&config, format),
-        Command::Certs(command) => certs(command),
+        Command::Certs(command) => commands::certs::run(command, format),
         Command::Study(StudyCommand::Show { config }) => commands::study::show(&config, format),
         Command::Model(ModelCommand::Export { config, out }) => {
             commands::model::export(&config, &out, format)
@@ -224,14 +201,7 @@ fn check(path: &Path, format: Format) -> Result<(), OperatorError> {
     let config = ServerConfig::read(path)?;
     let study = config.read_study()?;
     config.initial_model(&study)?;
-    let identity = &config.identity;
-    consilium_certs::Identity::load(
-        &identity.certificate,
-        &identity.key,
-        consilium_certs::Role::Server,
-    )
-    .and_then(|loaded| consilium_certs::server_config(loaded, &identity.authority))
-    .map_err(|error| unacceptable(&error))?;
+    Credentials::read(&config.identity).map_err(|error| unacceptable(&error))?;
     let data = serde_json::json!({"study": study.name, "digest": study.digest(), "sites": study.sites.len()});
     output::print(format, &data, |_| {
         format!(
@@ -246,28 +216,4 @@ fn check(path: &Path, format: Format) -> Result<(), OperatorError> {
 
 fn unacceptable(error: &CertificateError) -> OperatorError {
     OperatorError::configuration(error.code(), error.to_string(), error.hint())
-}
-
-fn certs(command: CertsCommand) -> Result<(), OperatorError> {
-    let done = |error: CertificateError| unacceptable(&error);
-    match command {
-        CertsCommand::Init { dir, consortium } => {
-            let authority = Authority::create(&dir, &consortium).map_err(done)?;
-            eprintln!(
-                "give {} to every site; keep authority.key offline",
-                authority.certificate().display()
-            );
-        }
-        CertsCommand::IssueServer { dir, names } => {
-            Authority::open(&dir)
-                .and_then(|authority| authority.issue_server(&names, &dir))
-                .map_err(done)?;
-        }
-        CertsCommand::IssueSite { dir, site } => {
-            Authority::open(&dir)
-                .and_then(|authority| authority.issue_site(&site, &dir))
-                .map_err(done)?;
-        }
-    }
-    Ok(())
 }

@@ -21,9 +21,10 @@ use consilium_core::{ModelManifest, ModelVector, RoundPlan, Seed, SiteId, Study,
 use consilium_data::manifest::Origin;
 use consilium_server::config::ServerConfig;
 use consilium_server::listen;
-use consilium_site::agent::{Agent, Errand, Joined};
+use consilium_site::agent::{Agent, Errand, Joined, MakeWork};
+use consilium_site::policy::Policy;
 use consilium_site::privacy::CohortFacts;
-use consilium_site::transport::{GrpcServer, ServerAddress, Witness};
+use consilium_site::transport::{Credentials, GrpcServer, ServerAddress, Witness};
 use consilium_site::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
 use consilium_store::site::SiteStore;
 
@@ -200,7 +201,8 @@ impl LocalWork for Nothing {
 async fn over_tls(study: &Study) {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
     let folder = folder.path();
-    let authority = Authority::create(&folder.join("certs"), "bench").expect("an authority");
+    let authority = Authority::create_with_unencrypted_key(&folder.join("certs"), "bench")
+        .expect("an authority");
     let certs = folder.join("certs");
     authority
         .issue_server(&["localhost".into()], &certs)
@@ -225,6 +227,9 @@ async fn over_tls(study: &Study) {
             .issue_site(&participant.site, &certs)
             .expect("a certificate");
         let address = server.address.to_string();
+        let policy = toml::to_string(&Policy::exactly(study, participant, None));
+        let path = folder.join(format!("{}.policy.toml", participant.site));
+        std::fs::write(&path, policy.expect("a policy")).expect("a folder");
         sites.spawn(agent(folder.to_owned(), participant.site.clone(), address));
     }
     sites.join_all().await;
@@ -241,7 +246,12 @@ async fn agent(folder: PathBuf, site: SiteId, address: String) {
         address,
         name: "localhost".try_into().expect("a host name"),
     };
-    let peer = GrpcServer::new(address, tls, witness, site.clone(), Duration::from_secs(20));
+    let peer = GrpcServer::new(
+        address,
+        Credentials::new(tls, witness),
+        site.clone(),
+        Duration::from_secs(20),
+    );
     let store = SiteStore::open(&folder.join(format!("{site}.sqlite")))
         .await
         .expect("a database");
@@ -249,17 +259,15 @@ async fn agent(folder: PathBuf, site: SiteId, address: String) {
         site: site.clone(),
         study: "bench".parse().expect("a name"),
         metrics_file: folder.join(format!("{site}.json")),
-        budget: None,
-        cohort: CohortFacts {
-            manifest: "cohort.toml".into(),
-            origin: Origin::Simulated,
-            fitted: Vec::new(),
-        },
+        policy: folder.join(format!("{site}.policy.toml")),
     };
-    let work = Box::new(|_: &Study, _: &Participant| {
-        let work: Box<dyn LocalWork> = Box::new(Nothing);
-        Ok(work)
-    });
+    let cohort = CohortFacts {
+        manifest: "cohort.toml".into(),
+        origin: Origin::Simulated,
+        fitted: Vec::new(),
+    };
+    let make: MakeWork = Box::new(|_, _| Ok(Box::new(Nothing) as Box<dyn LocalWork>));
+    let work = Box::new(|| Ok((cohort, make)));
     match Agent::join(errand, store, peer, Arc::new(SystemClock), work).await {
         Ok(Joined::Agent(agent)) => drop(agent.run().await.expect("a finished study")),
         Ok(Joined::Finished(_)) => unreachable!("the folder is new"),

@@ -112,14 +112,15 @@ fn deploy(
 ) -> Result<BTreeMap<SiteId, SiteResult>, OperatorError> {
     let deployment = prepare(loaded, folder)?;
     let certs = deployment.certs();
-    let issued = Authority::create(&certs, "throw-away demonstration").and_then(|authority| {
-        authority.issue_server(&["localhost".into()], &certs)?;
-        loaded
-            .scenario
-            .sites
-            .keys()
-            .try_for_each(|site| authority.issue_site(site, &certs))
-    });
+    let issued = Authority::create_with_unencrypted_key(&certs, "throw-away demonstration")
+        .and_then(|authority| {
+            authority.issue_server(&["localhost".into()], &certs)?;
+            loaded
+                .scenario
+                .sites
+                .keys()
+                .try_for_each(|site| authority.issue_site(site, &certs))
+        });
     issued.map_err(|error| OperatorError::failed(error.code(), error.to_string(), error.hint()))?;
     // Thrown away: nobody can issue another certificate for this demonstration.
     let authority_key = certs.join("authority.key");

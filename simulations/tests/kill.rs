@@ -153,7 +153,15 @@ impl Deployment {
         );
         run(
             &server,
-            &["certs", "init", "--dir", "certs", "--consortium", "test"],
+            &[
+                "certs",
+                "init",
+                "--dir",
+                "certs",
+                "--consortium",
+                "test",
+                "--unencrypted-key-for-a-throw-away-consortium",
+            ],
             at,
         );
         run(

@@ -12,11 +12,12 @@ use consilium_ops::{Format, OperatorError, StateLock, logging, output};
 use consilium_store::site::SiteStore;
 use tracing::info;
 
-use super::{identity, no_runtime, read_cohort, server_address};
+use super::{credentials, no_runtime, read_cohort, server_address};
 use crate::agent::{Agent, AgentError, Errand, Joined, MakeWork, OpenCohort};
 use crate::config::SiteConfig;
 use crate::outcome::Outcome;
 use crate::privacy::CohortFacts;
+use crate::renewal::Renewal;
 use crate::training::{SiteRecords, SiteTraining};
 use crate::transport::GrpcServer;
 use crate::work::LocalWork;
@@ -28,7 +29,7 @@ use crate::work::LocalWork;
 pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), OperatorError> {
     logging::start();
     let config = SiteConfig::read(path)?;
-    let (identity, witness) = identity(&config)?;
+    let credentials = credentials(&config)?;
     let address = server_address(&config).map_err(|error| error.at(path.display()))?;
     config.read_policy()?;
     std::fs::create_dir_all(&config.state)
@@ -36,7 +37,9 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
     // Held until the program ends, however it ends.
     let _lock = StateLock::take(&config.state, "agent")?;
     let patience = Duration::from_secs(config.server.patience.0);
-    let server = GrpcServer::new(address, identity, witness, config.site.clone(), patience);
+    let (files, site) = (config.identity.clone(), config.site.clone());
+    let renewal = Renewal::new(files, site.clone(), address.clone(), credentials.clone());
+    let server = GrpcServer::new(address, credentials, site, patience);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -44,9 +47,11 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
         .map_err(|error| no_runtime(&error))?;
     runtime.block_on(async {
         let mut stop = std::pin::pin!(stopped()?);
+        let mut renewal = std::pin::pin!(renewal.keep());
         let ended = tokio::select! {
             outcome = follow(&config, server) => Some(outcome?),
             stop = &mut stop => stop.map(|()| None)?,
+            never = &mut renewal => match never {},
         };
         let Some(outcome) = ended else { return Ok(()) };
         output::print(format, &outcome, text);
@@ -54,7 +59,10 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
             return Ok(());
         }
         info!("waiting to be stopped");
-        stop.await
+        tokio::select! {
+            stop = stop => stop,
+            never = renewal => match never {},
+        }
     })
 }
 

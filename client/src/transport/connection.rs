@@ -7,15 +7,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, CertificateError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
+use super::Credentials;
+use super::judgement::judge;
 use crate::peer::PeerError;
 
 /// Where the server is, and what its certificate must say.
@@ -30,7 +33,7 @@ pub struct ServerAddress {
 /// Opens connections to one server.
 pub(super) struct Connector {
     server: ServerAddress,
-    tls: TlsConnector,
+    tls: watch::Receiver<Arc<ClientConfig>>,
     /// The last thing that went wrong below HTTP/2, where it can still be told apart.
     recorded: Recorded,
     /// The certificate that the server has shown last, DER, after it was found acceptable.
@@ -48,10 +51,10 @@ pub(super) enum NotConnected {
 }
 
 impl Connector {
-    pub(super) fn new(server: ServerAddress, identity: rustls::ClientConfig) -> Self {
+    pub(super) fn new(server: ServerAddress, credentials: &Credentials) -> Self {
         Self {
             server,
-            tls: TlsConnector::from(Arc::new(identity)),
+            tls: credentials.present(),
             recorded: Recorded::default(),
             certificate: Arc::default(),
         }
@@ -71,11 +74,18 @@ impl Connector {
         lock(&self.recorded).take()
     }
 
+    /// Whether this site has a new certificate since it opened its last connection.
+    pub(super) fn is_outdated(&self) -> bool {
+        // An error means that nobody is left to renew it.
+        self.tls.has_changed().unwrap_or(false)
+    }
+
     /// Opens a connection. In TLS 1.3 the server judges this site's certificate only afterwards: that
     /// answer comes with the first call, in [`Connector::recorded`].
-    pub(super) async fn connect(&self) -> Result<Channel, NotConnected> {
+    pub(super) async fn connect(&mut self) -> Result<Channel, NotConnected> {
         lock(&self.recorded).take();
-        let (server, tls) = (self.server.clone(), self.tls.clone());
+        let tls = TlsConnector::from(Arc::clone(&self.tls.borrow_and_update()));
+        let server = self.server.clone();
         let recorded = Arc::clone(&self.recorded);
         let certificate = Arc::clone(&self.certificate);
         let open = service_fn(move |_: Uri| {
@@ -115,96 +125,6 @@ async fn open(server: &ServerAddress, tls: &TlsConnector) -> io::Result<TlsStrea
     let tcp = TcpStream::connect(&server.address).await?;
     tcp.set_nodelay(true)?;
     tls.connect(server.name.clone(), tcp).await
-}
-
-/// Tells a certificate that was refused from a connection that failed.
-fn judge(address: &str, error: &io::Error) -> NotConnected {
-    let cause = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let refused = |code, problem: String, hint| {
-        NotConnected::NotAuthenticated(PeerError::NotAuthenticated {
-            code,
-            address: address.to_owned(),
-            problem,
-            hint,
-        })
-    };
-    match cause {
-        Some(rustls::Error::AlertReceived(alert)) => match refusal_of(*alert) {
-            Some((reason, hint)) => refused(
-                "certificate_refused",
-                format!("the server refused this site's certificate: {reason}"),
-                hint,
-            ),
-            None => refused(
-                "tls_failed",
-                format!("the server broke off the TLS handshake: {alert:?}"),
-                "compare the versions of consilium-server and consilium-site",
-            ),
-        },
-        Some(rustls::Error::InvalidCertificate(problem)) => refused(
-            "server_certificate_refused",
-            format!(
-                "the server's certificate is not acceptable: {}",
-                problem_of(problem)
-            ),
-            "check server.name and identity.authority; when another authority's certificate arrives, a device on the way opens TLS traffic and needs an exemption for this address",
-        ),
-        Some(rustls::Error::InvalidMessage(_) | rustls::Error::PeerIncompatible(_)) => refused(
-            "tls_failed",
-            format!("what answers at this address is no consilium-server: {error}"),
-            "check server.address and its port",
-        ),
-        _ => NotConnected::Unreachable(error.to_string()),
-    }
-}
-
-/// The alerts by which a server refuses a certificate (RFC 8446, section 6.2).
-fn refusal_of(alert: AlertDescription) -> Option<(&'static str, &'static str)> {
-    const RENEW: &str = "ask the consortium for a new certificate";
-    Some(match alert {
-        AlertDescription::CertificateExpired => ("it has expired", RENEW),
-        AlertDescription::CertificateRevoked => ("it was revoked", RENEW),
-        AlertDescription::UnknownCA => (
-            "it does not know the authority that issued it",
-            "check identity.certificate: it must be issued by this consortium",
-        ),
-        AlertDescription::CertificateRequired => (
-            "none was shown",
-            "check identity.certificate and identity.key",
-        ),
-        AlertDescription::DecryptError => (
-            "its signature or the key does not match",
-            "check that identity.key belongs to identity.certificate",
-        ),
-        AlertDescription::AccessDenied
-        | AlertDescription::BadCertificate
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::UnsupportedCertificate => (
-            "it is not acceptable",
-            "check that identity.certificate is a site certificate of this consortium",
-        ),
-        _ => return None,
-    })
-}
-
-fn problem_of(problem: &CertificateError) -> String {
-    match problem {
-        CertificateError::UnknownIssuer => {
-            "another authority issued it than identity.authority".into()
-        }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "it has expired".into()
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "it is not valid yet; is this machine's clock right?".into()
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            format!("it is for another server ({problem})")
-        }
-        other => other.to_string(),
-    }
 }
 
 /// A stream that remembers why reading failed: HTTP/2 passes on only that it did.

@@ -25,6 +25,11 @@ impl Witness {
         })
     }
 
+    /// Statements carry the certificate of `renewed`, of the same key, from now on.
+    pub(super) fn renew(&self, renewed: &Identity) {
+        self.signer.renew(renewed);
+    }
+
     pub(super) fn sign(&self, seen: &Witnessed) -> Result<Signed, CertificateError> {
         let statement = seen.bytes();
         let signature = self.signer.sign(&Witnessed::signed_bytes(&statement))?;

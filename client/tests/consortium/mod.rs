@@ -25,7 +25,7 @@ use consilium_site::outcome::Outcome;
 use consilium_site::peer::{Peer, Wanted};
 use consilium_site::policy::Policy;
 use consilium_site::privacy::{CohortFacts, SiteBudget};
-use consilium_site::transport::{GrpcServer, ServerAddress, Witness};
+use consilium_site::transport::{Credentials, GrpcServer, ServerAddress, Witness};
 use consilium_store::site::SiteStore;
 use tempfile::TempDir;
 
@@ -146,7 +146,9 @@ pub struct Consortium {
 impl Consortium {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::create(&folder.path().join("authority"), "toy").unwrap();
+        let authority =
+            Authority::create_with_unencrypted_key(&folder.path().join("authority"), "toy")
+                .unwrap();
         let consortium = Self { folder, authority };
         let hosts = ["localhost".to_owned()];
         let certs = consortium.certs();
@@ -307,7 +309,12 @@ pub fn peer(
     };
     let witness = Witness::new(&identity, authority).unwrap();
     let tls = client_config(identity, authority).unwrap();
-    GrpcServer::new(address, tls, witness, site(name), patience)
+    GrpcServer::new(
+        address,
+        Credentials::new(tls, witness),
+        site(name),
+        patience,
+    )
 }
 
 /// A connection that shows a certificate without looking at it first, as a broken agent would.
@@ -333,10 +340,11 @@ pub fn careless_peer(name: &str, address: &str, certs: &Path, authority: &Path) 
     };
     // Never comes to sign anything.
     let folder = tempfile::tempdir().unwrap();
-    let stranger = Authority::create(folder.path(), "stranger").unwrap();
+    let stranger = Authority::create_with_unencrypted_key(folder.path(), "stranger").unwrap();
     stranger.issue_site(&site(name), folder.path()).unwrap();
     let [pem, key] = ["pem", "key"].map(|kind| folder.path().join(format!("{name}.{kind}")));
     let identity = Identity::load(&pem, &key, Role::Site).unwrap();
     let witness = Witness::new(&identity, authority).unwrap();
-    GrpcServer::new(address, tls, witness, site(name), Duration::from_secs(20))
+    let credentials = Credentials::new(tls, witness);
+    GrpcServer::new(address, credentials, site(name), Duration::from_secs(20))
 }

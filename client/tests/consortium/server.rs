@@ -384,6 +384,7 @@ pub async fn serve(
             if let Ok(stream) = acceptor.accept(tcp).await {
                 let certificates = stream.get_ref().1.peer_certificates().unwrap();
                 let peer = consilium_certs::Peer::of(&certificates[0]).unwrap();
+                peer.expect_valid_now().unwrap();
                 let site = peer.site().unwrap();
                 let _ = accepted.send(Ok(Stream { stream, site })).await;
             }

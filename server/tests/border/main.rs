@@ -4,6 +4,7 @@
 #[path = "../consortium/mod.rs"]
 mod consortium;
 
+mod credentials;
 mod downloads;
 mod ledgers;
 mod peers;

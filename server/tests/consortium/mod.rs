@@ -27,7 +27,9 @@ use consilium_server::listen::{Running, start_with};
 use consilium_store::server::Blobs;
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -150,7 +152,7 @@ impl Consortium {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certs = folder.path().join("certs");
-        let authority = Authority::create(&certs, "test").unwrap();
+        let authority = Authority::create_with_unencrypted_key(&certs, "test").unwrap();
         authority
             .issue_server(&["localhost".into()], &certs)
             .unwrap();
@@ -224,20 +226,41 @@ impl Consortium {
         &self,
         tls: rustls::ClientConfig,
     ) -> Result<ConsortiumClient<Channel>, tonic::transport::Error> {
+        let channel = self.channel(tls).await?;
+        Ok(ConsortiumClient::new(channel).max_encoding_message_size(64 << 20))
+    }
+
+    /// The certificate that the server shows now, DER.
+    pub async fn shown_certificate(&self) -> Vec<u8> {
+        let stream = self.tls(careless_config(&self.certs(), None)).await;
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    }
+
+    /// A connection below HTTP/2.
+    pub async fn tls(&self, tls: rustls::ClientConfig) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(self.running().address).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(Arc::new(tls));
+        connector.connect(name, tcp).await.unwrap()
+    }
+
+    pub async fn channel(
+        &self,
+        tls: rustls::ClientConfig,
+    ) -> Result<Channel, tonic::transport::Error> {
         let connector = TlsConnector::from(Arc::new(tls));
         let address = self.running().address;
         let open = service_fn(move |_: Uri| {
             let connector = connector.clone();
             async move {
-                let tcp = tokio::net::TcpStream::connect(address).await?;
+                let tcp = TcpStream::connect(address).await?;
                 let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
                 Ok::<_, io::Error>(TokioIo::new(connector.connect(name, tcp).await?))
             }
         });
-        let channel = Endpoint::from_static("http://server")
+        Endpoint::from_static("http://server")
             .connect_with_connector(open)
-            .await?;
-        Ok(ConsortiumClient::new(channel).max_encoding_message_size(64 << 20))
+            .await
     }
 
     /// A correct upload of `site` in which every value is `value`.

@@ -238,7 +238,7 @@ async fn a_head_that_a_server_of_another_consortium_has_signed_is_found() {
     let (consortium, _) = two_rounds().await;
     let lines = lines(&consortium).await;
     let folder = consortium.folder.path().join("stranger");
-    let stranger = Authority::create(&folder, "test").unwrap();
+    let stranger = Authority::create_with_unencrypted_key(&folder, "test").unwrap();
     stranger
         .issue_server(&["localhost".into()], &folder)
         .unwrap();
