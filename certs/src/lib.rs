@@ -19,6 +19,7 @@ mod server_certificate;
 mod sign;
 mod tls;
 mod validity;
+mod vouched;
 
 pub use authority::{Authority, Issued};
 pub use error::CertificateError;
@@ -33,3 +34,4 @@ pub use revocation::Revocations;
 pub use sign::{Signature, Signer, verify};
 pub use tls::{client_config, provider_name, server_config};
 pub use validity::{CERTIFICATE_DAYS, Validity};
+pub use vouched::{TrustAnchor, fingerprint};

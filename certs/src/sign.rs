@@ -1,20 +1,21 @@
 //! Signatures with the key of a certificate, for statements that outlive the connection.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::SignatureScheme;
 use rustls::sign::SigningKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::tls::provider;
-use crate::{CertificateError, Identity};
+use crate::{CertificateError, Identity, Peer};
 
 /// Signs with the key of an identity. What is signed must begin with words that say what it is: the same key
 /// proves to TLS who the program is.
 #[derive(Clone)]
 pub struct Signer {
     key: Arc<dyn SigningKey>,
-    certificate: Vec<u8>,
+    /// Shared by all clones: a certificate is renewed for every one of them.
+    certificate: Arc<RwLock<Arc<[u8]>>>,
 }
 
 /// A signature.
@@ -47,14 +48,37 @@ impl Signer {
         Ok(Self {
             key,
             // `Identity::load` has found at least one.
-            certificate: identity.chain[0].to_vec(),
+            certificate: Arc::new(RwLock::new(identity.chain[0].as_ref().into())),
         })
     }
 
     /// The certificate of the key, DER.
     #[must_use]
-    pub fn certificate(&self) -> &[u8] {
-        &self.certificate
+    pub fn certificate(&self) -> Arc<[u8]> {
+        // The lock is held for an assignment only: a poisoned one holds a whole value.
+        Arc::clone(
+            &self
+                .certificate
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Shows the certificate of `identity` from now on, in this signer and all its clones.
+    ///
+    /// # Errors
+    /// [`CertificateError::NotRequested`] for a certificate of another key.
+    pub fn renew(&self, identity: &Identity) -> Result<(), CertificateError> {
+        if Peer::of(&self.certificate())?.key != identity.peer().key {
+            return Err(CertificateError::NotRequested(
+                "it is for another key; start the program again to use that".into(),
+            ));
+        }
+        *self
+            .certificate
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = identity.chain[0].as_ref().into();
+        Ok(())
     }
 
     /// Signs `message`.
@@ -128,20 +152,35 @@ mod tests {
         };
         let (one, other) = (signer("one"), signer("other"));
         let signature = one.sign(b"statement").unwrap();
-        verify(one.certificate(), b"statement", &signature).unwrap();
-        verify(one.certificate(), b"statemenT", &signature).unwrap_err();
-        verify(other.certificate(), b"statement", &signature).unwrap_err();
+        verify(&one.certificate(), b"statement", &signature).unwrap();
+        verify(&one.certificate(), b"statemenT", &signature).unwrap_err();
+        verify(&other.certificate(), b"statement", &signature).unwrap_err();
         verify(b"no certificate", b"statement", &signature).unwrap_err();
         let mut damaged = signature.clone();
         damaged.bytes[9] ^= 1;
-        verify(one.certificate(), b"statement", &damaged).unwrap_err();
+        verify(&one.certificate(), b"statement", &damaged).unwrap_err();
         // RSA PKCS#1, which is not used here.
         let scheme = 0x0401;
         let other_scheme = Signature {
             scheme,
             ..signature
         };
-        verify(one.certificate(), b"statement", &other_scheme).unwrap_err();
+        verify(&one.certificate(), b"statement", &other_scheme).unwrap_err();
         assert!(!format!("{one:?}").contains("PRIVATE"));
+        // A renewed certificate of the key, and none of another, is shown by every clone.
+        let pem = folder.path().join("one/server.pem");
+        let load = |name: &str| {
+            let folder = folder.path().join(name);
+            let (pem, key) = (folder.join("server.pem"), folder.join("server.key"));
+            Identity::load(&pem, &key, Role::Server).unwrap()
+        };
+        one.renew(&load("other")).unwrap_err();
+        let (before, clone) = (one.certificate(), one.clone());
+        let next = authority.renew_server(&pem).unwrap().certificate;
+        one.renew(&load("one")).unwrap();
+        assert_eq!(clone.certificate().as_ref(), next.as_ref());
+        assert_ne!(clone.certificate(), before);
+        let signature = clone.sign(b"statement").unwrap();
+        verify(&before, b"statement", &signature).unwrap();
     }
 }

@@ -11,7 +11,9 @@ mod error;
 mod faults;
 mod halting;
 mod leaving;
+mod permitting;
 mod spending;
+mod witness;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,8 +25,10 @@ use consilium_core::clock::Clock;
 use consilium_core::{
     Digest, GroupName, ModelVector, Participant, RoundPlan, SiteId, Study, StudyId,
 };
+use consilium_ops::OperatorError;
 use consilium_rounds::{LedgerHead, Participation, Sealed, SiteEffect};
 use consilium_store::site::{Accepted, Fate, SiteStore, Version};
+use consilium_transparency::{Entry, Event, Tree};
 use tracing::{info, warn};
 
 pub use error::AgentError;
@@ -35,12 +39,15 @@ use crate::outcome::Outcome;
 use crate::pause::pause;
 use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
 use crate::preparation::Preparation;
-use crate::privacy::{CohortFacts, Protection, Refusal, SiteBudget, Standing, row};
+use crate::privacy::{CohortFacts, Protection, Refusal, Standing, row};
 use crate::work::{LocalWork, WorkError};
 
 /// Makes the site's work, once the study is known.
 pub type MakeWork =
     Box<dyn FnOnce(&Study, &Participant) -> Result<Box<dyn LocalWork>, WorkError> + Send>;
+
+/// Reads the cohort, once the policy permits the study: what it is, and the work with its records.
+pub type OpenCohort = Box<dyn FnOnce() -> Result<(CohortFacts, MakeWork), OperatorError> + Send>;
 
 /// What an agent is told before it meets the server.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,10 +58,8 @@ pub struct Errand {
     pub study: StudyId,
     /// Where the results are written.
     pub metrics_file: PathBuf,
-    /// The most that this site's patients may spend over all studies; a private study is refused without it.
-    pub budget: Option<SiteBudget>,
-    /// What its cohort is, without its records.
-    pub cohort: CohortFacts,
+    /// The policy file. It is read again before every round and before an update leaves.
+    pub policy: PathBuf,
 }
 
 /// A site in the middle of a study.
@@ -86,6 +91,8 @@ pub struct Agent<P> {
     digests: BTreeMap<GroupName, Digest>,
     /// The update that the server has confirmed to this process.
     delivered: Option<Sealed>,
+    /// The tree over this site's own log.
+    own_log: Tree,
 }
 
 /// What joining a study led to.
@@ -106,7 +113,7 @@ impl<P: Peer> Agent<P> {
         store: SiteStore,
         mut peer: P,
         clock: Arc<dyn Clock>,
-        make_work: MakeWork,
+        open_cohort: OpenCohort,
     ) -> Result<Joined<P>, AgentError> {
         let before = store.accepted(&errand.study).await?;
         if let Some(accepted) = &before
@@ -140,11 +147,12 @@ impl<P: Peer> Agent<P> {
         let ready = Ready::make(
             &errand,
             &store,
+            &*clock,
             study,
             &document,
             participant,
             before,
-            make_work,
+            open_cohort,
         );
         match ready.await {
             Ok(ready) => {
@@ -152,6 +160,7 @@ impl<P: Peer> Agent<P> {
                 Ok(Joined::Agent(Box::new(agent)))
             }
             Err(error) => {
+                witness::note_refusal(&store, &*clock, &name, &error).await;
                 halting::halt(&store, &mut peer, &name, digest, None, &error).await;
                 Err(error)
             }
@@ -167,6 +176,7 @@ impl<P: Peer> Agent<P> {
         if let Err(error) = &ended {
             let (name, digest) = (&self.study.name, self.participation.study);
             let plan = self.plan.as_ref();
+            witness::note_refusal(&self.store, &*self.clock, name, error).await;
             halting::halt(&self.store, &mut self.peer, name, digest, plan, error).await;
         }
         ended
@@ -222,10 +232,14 @@ impl<P: Peer> Agent<P> {
             round: plan.round,
             attempt: plan.attempt,
         });
-        self.digests = assignment.groups;
+        self.digests.clone_from(&assignment.groups);
         let mut step = Step::Idle;
         if participation != self.participation {
             let fate = effects.iter().find_map(fate);
+            if let (Some(Fate::Committed { .. }), Some(sealed)) = (fate, self.participation.sealed)
+            {
+                self.confirmed(sealed).await?;
+            }
             self.store
                 .settle(&self.study.name, &participation, fate)
                 .await?;
@@ -239,10 +253,19 @@ impl<P: Peer> Agent<P> {
                     warn!(round, attempt, "update not used");
                 }
                 SiteEffect::Train(plan) => {
+                    if self.waited_for_its_hours().await? {
+                        continue;
+                    }
                     self.train(&plan).await?;
                     step = Step::Worked;
                 }
-                SiteEffect::Upload(sealed) => self.deliver(sealed).await?,
+                SiteEffect::Upload(sealed) if self.delivered == Some(sealed) => {}
+                SiteEffect::Upload(sealed) => {
+                    if let Some(plan) = &assignment.plan {
+                        self.witness(plan.round - 1, plan.model).await?;
+                    }
+                    self.deliver(sealed).await?;
+                }
                 SiteEffect::Finish(Ok(model)) => {
                     return Ok(Step::Finished(Box::new(self.finish(model).await?)));
                 }
@@ -255,19 +278,34 @@ impl<P: Peer> Agent<P> {
     async fn train(&mut self, plan: &RoundPlan) -> Result<(), AgentError> {
         let (round, attempt) = (plan.round, plan.attempt);
         info!(round, attempt, "round received");
+        self.permitted()?;
         let admitted = self.admitted().await?;
+        self.witness(round - 1, plan.model).await?;
         self.go_on().await?;
         let global = self.model(plan.model, round - 1).await?;
         let own = self
             .store
             .local_groups(&self.study.name, self.participation.advanced_to)
             .await?;
-        let trained = self.worker.train(plan.clone(), global, own.groups).await?;
+        let excluded = self.store.excluded().await?;
+        let trained = (self.worker)
+            .train(plan.clone(), excluded, global, own.groups)
+            .await?;
         leaving::leaves(&self.study, &self.participant, &trained.update)?;
         leaving::stays(&self.study, &self.participant, &trained.local)?;
         let mut participation = self.participation.clone();
         let digest = trained.update.sha256();
         let upload = participation.seal(plan, digest);
+        // Cannot fail: plain numbers and text.
+        let stated = (trained.privacy.as_ref())
+            .map(|steps| serde_json::to_value(steps).expect("a transcript serialises"));
+        let note = self.note(Event::UpdateSealed {
+            study: self.study.name.clone(),
+            round,
+            attempt,
+            update: digest,
+            privacy: stated,
+        });
         let record = self.record(plan, admitted.as_ref(), trained.privacy, digest)?;
         let entry = record.map(|record| self.entry(record));
         let (name, store) = (self.study.name.clone(), self.store.clone());
@@ -276,7 +314,7 @@ impl<P: Peer> Agent<P> {
         let late = injected(Fault::LedgerAfterSend);
         let now = event.as_ref().filter(|_| !late);
         store
-            .seal(&name, &participation, update, local, now)
+            .seal(&name, &participation, update, local, now, &note)
             .await?;
         if let Some(entry) = entry {
             let standing = Arc::make_mut(&mut self.standing);
@@ -289,22 +327,24 @@ impl<P: Peer> Agent<P> {
         }
         if late {
             store
-                .seal(&name, &participation, update, local, event.as_ref())
+                .seal(&name, &participation, update, local, event.as_ref(), &note)
                 .await?;
         }
         Ok(())
     }
 
-    /// Sends the sealed update, unless this process has seen it arrive.
+    /// Sends the sealed update.
     async fn deliver(&mut self, sealed: Sealed) -> Result<(), AgentError> {
-        if self.delivered == Some(sealed) {
-            return Ok(());
-        }
         let name = &self.study.name;
         let (round, attempt) = (sealed.round, sealed.attempt);
         let update = Arc::new(self.store.sealed_update(name, sealed.digest).await?);
-        // Checked again at the door: what was read back from the disk is what leaves, and it is paid for.
+        // Checked again at the door: what was read back from the disk is what leaves, it is permitted, and it is
+        // paid for.
         leaving::leaves(&self.study, &self.participant, &update)?;
+        if !self.may_send(&update).await? {
+            return Ok(());
+        }
+        let name = &self.study.name;
         let privacy = self.standing.released(name, sealed).cloned();
         if self.protection.is_some() && privacy.is_none() {
             return Err(Refusal::NotRecorded {
@@ -330,6 +370,7 @@ impl<P: Peer> Agent<P> {
                     let bytes = 4 * update.len() as u64;
                     self.store.count_delivered(name, bytes).await?;
                 }
+                self.confirmed(sealed).await?;
                 self.delivered = Some(sealed);
                 info!(round, attempt, already_stored, "update uploaded");
                 match ledger {
@@ -362,9 +403,13 @@ impl<P: Peer> Agent<P> {
     async fn finish(&mut self, model: Digest) -> Result<Outcome, AgentError> {
         let name = self.study.name.clone();
         let rounds = self.study.schedule.rounds;
+        self.witness(rounds, model).await?;
         let global = self.model(model, rounds).await?;
         let own = self.store.local_groups(&name, rounds).await?;
-        let metrics = self.worker.evaluate(global, own.groups.clone()).await?;
+        let excluded = self.store.excluded().await?;
+        let metrics = (self.worker)
+            .evaluate(excluded, global, own.groups.clone())
+            .await?;
         let accepted = self.store.accepted(&name).await?;
         let outcome = Outcome {
             study: name.clone(),
@@ -438,22 +483,31 @@ struct Ready {
     worker: Worker,
     protection: Option<Protection>,
     standing: Standing,
+    own_log: Tree,
 }
 
 impl Ready {
-    /// Checks what the study would spend, makes the work, and accepts the study unless it was accepted `before`.
+    /// Holds the study against the policy, checks what it would spend, makes the work, and accepts it unless it was
+    /// accepted `before`. Nothing of the cohort is read before the policy permits it.
+    #[allow(clippy::too_many_arguments, reason = "what joining has found out")]
     async fn make(
         errand: &Errand,
         store: &SiteStore,
+        clock: &dyn Clock,
         study: Study,
         document: &[u8],
         participant: Participant,
         before: Option<Accepted>,
-        make_work: MakeWork,
+        open_cohort: OpenCohort,
     ) -> Result<Self, AgentError> {
+        let policy = permitting::read(&errand.policy)?;
+        policy.judge(&study, &participant)?;
         let standing = Standing::read(store).await?;
         standing.check_all()?;
-        let protection = Protection::of(&study, &participant, errand.budget, &errand.cohort)?;
+        let opened = tokio::task::spawn_blocking(open_cohort).await;
+        let opened = opened.map_err(|_| AgentError::WorkPanicked)?;
+        let (cohort, make_work) = opened.map_err(AgentError::Site)?;
+        let protection = Protection::of(&study, &participant, policy.privacy, &cohort)?;
         // A study that was accepted before may have something to send or to fetch that costs nothing any more.
         if let (None, Some(protection)) = (&before, &protection) {
             protection.admit(&standing, &protection.one_step())?;
@@ -486,8 +540,15 @@ impl Ready {
                 leaving::stays(&study, &participant, &initial)?;
                 let preparation =
                     preparation.map(|p| serde_json::to_string(&p).expect("plain numbers and text"));
+                let note = Entry {
+                    at: clock.now(),
+                    event: Event::StudyAccepted {
+                        site: errand.site.clone(),
+                        study: study.digest(),
+                    },
+                };
                 store
-                    .accept(&study, document, &initial, preparation.as_deref())
+                    .accept(&study, document, &initial, preparation.as_deref(), &note)
                     .await?;
                 info!(study = %study.name, digest = %study.digest(), "study accepted");
                 Participation::new(&study)
@@ -500,6 +561,7 @@ impl Ready {
             worker,
             protection,
             standing,
+            own_log: witness::own_log(store).await?,
         })
     }
 
@@ -518,6 +580,7 @@ impl Ready {
             worker,
             protection,
             standing,
+            own_log,
         } = self;
         Agent {
             shared: study.shared_groups(&participant),
@@ -538,6 +601,7 @@ impl Ready {
             known: None,
             digests: BTreeMap::new(),
             delivered: None,
+            own_log,
         }
     }
 }

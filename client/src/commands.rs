@@ -2,7 +2,10 @@
 
 mod check;
 mod enroll;
+pub mod log;
 pub mod model;
+pub mod patients;
+pub mod policy;
 pub mod privacy;
 mod run;
 mod status;
@@ -20,10 +23,10 @@ pub use run::run;
 pub use status::status;
 
 use crate::config::SiteConfig;
-use crate::transport::ServerAddress;
+use crate::transport::{ServerAddress, Witness};
 
 /// Loads certificate, key and authority; the certificate must be this site's.
-fn identity(config: &SiteConfig) -> Result<rustls::ClientConfig, OperatorError> {
+fn identity(config: &SiteConfig) -> Result<(rustls::ClientConfig, Witness), OperatorError> {
     let files = &config.identity;
     let identity = Identity::load(&files.certificate, &files.key, Role::Site)
         .map_err(|error| refused_certificate(&error).at(files.certificate.display()))?;
@@ -42,8 +45,11 @@ fn identity(config: &SiteConfig) -> Result<rustls::ClientConfig, OperatorError> 
         )
         .at(files.certificate.display()));
     }
-    client_config(identity, &files.authority)
-        .map_err(|error| refused_certificate(&error).at(files.authority.display()))
+    let witness = Witness::new(&identity, &files.authority)
+        .map_err(|error| refused_certificate(&error).at(files.authority.display()))?;
+    let tls = client_config(identity, &files.authority)
+        .map_err(|error| refused_certificate(&error).at(files.authority.display()))?;
+    Ok((tls, witness))
 }
 
 fn server_address(config: &SiteConfig) -> Result<ServerAddress, OperatorError> {

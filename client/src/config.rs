@@ -9,7 +9,7 @@ use consilium_ops::config::read_toml;
 use consilium_ops::units::Seconds;
 use serde::Deserialize;
 
-use crate::privacy::SiteBudget;
+use crate::policy::Policy;
 
 /// What `consilium-site` is told in its configuration file. Relative paths start at the folder of that file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -30,8 +30,8 @@ pub struct SiteConfig {
     pub server: ServerConfig,
     /// Who this site is, and whom it trusts.
     pub identity: IdentityConfig,
-    /// The most that this site's patients may spend, over all studies. A private study is refused without it.
-    pub privacy: Option<SiteBudget>,
+    /// What this site permits, whatever the consortium asks: the policy file.
+    pub policy: PathBuf,
 }
 
 /// Where the aggregation server is.
@@ -70,6 +70,7 @@ impl SiteConfig {
         for entry in [
             &mut config.cohort,
             &mut config.state,
+            &mut config.policy,
             &mut config.identity.certificate,
             &mut config.identity.key,
             &mut config.identity.authority,
@@ -87,15 +88,15 @@ impl SiteConfig {
             )
             .at(path.display()));
         }
-        if let Some(problem) = config.privacy.and_then(|budget| budget.problem()) {
-            return Err(OperatorError::configuration(
-                "config_wrong_value",
-                problem,
-                "epsilon is finite and above 0, for example 8.0; delta is above 0 and below 1, for example 1e-6",
-            )
-            .at(path.display()));
-        }
         Ok(config)
+    }
+
+    /// The policy as it is now.
+    ///
+    /// # Errors
+    /// [`OperatorError`] with exit code 3, file, line and column.
+    pub fn read_policy(&self) -> Result<Policy, OperatorError> {
+        Policy::read(&self.policy)
     }
 
     /// The database in the state folder.
@@ -142,6 +143,7 @@ mod tests {
         assert_eq!(config.server.patience, default_patience());
         assert_eq!(config.device, DeviceChoice::Cpu);
         assert!(config.cohort.starts_with(sample().parent().unwrap()));
+        config.read_policy().unwrap();
     }
 
     #[test]

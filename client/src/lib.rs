@@ -7,6 +7,7 @@
 //! * [`work`]: the seam between the protocol and the learning.
 //! * [`preparation`]: how records became the network's input.
 //! * [`training`]: the real work: this site's records, views and network.
+//! * [`policy`]: what this site permits, whatever the consortium asks.
 //! * [`privacy`]: what may be spent of the patients' privacy, and what was.
 //! * [`outcome`]: what a finished study leaves here; [`joined`]: the model of a committed round;
 //!   [`export`]: that model as files; [`predictions`]: what it says about each patient, as a table.
@@ -21,6 +22,7 @@ pub mod joined;
 pub mod outcome;
 mod pause;
 pub mod peer;
+pub mod policy;
 pub mod predictions;
 pub mod preparation;
 pub mod privacy;

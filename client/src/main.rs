@@ -56,10 +56,25 @@ enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
+    /// Take patients out, who withdraw their consent say.
+    Patients {
+        #[command(subcommand)]
+        command: PatientsCommand,
+    },
+    /// What this site permits, whatever the consortium asks.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// The privacy ledger: what was spent of the privacy of this site's patients, and what is missing from it.
     Privacy {
         #[command(subcommand)]
         command: PrivacyCommand,
+    },
+    /// This site's own log, and what it has seen of the server's.
+    Log {
+        #[command(subcommand)]
+        command: LogCommand,
     },
     /// Look at the configuration.
     Config {
@@ -76,6 +91,63 @@ enum ConfigCommand {
     Check {
         #[command(flatten)]
         config: ConfigPath,
+    },
+}
+
+#[derive(Subcommand)]
+enum PatientsCommand {
+    /// Take the patients whose ids stand in a file, one a line, out of all training and evaluation from the next round
+    /// on. Nobody else changes parts, and no log says who.
+    ///
+    /// Example: consilium-site patients exclude withdrawn.txt --config site.toml
+    Exclude {
+        /// The file.
+        file: PathBuf,
+        #[command(flatten)]
+        config: ConfigPath,
+    },
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Check the policy file, and hold a study document against it if one is given.
+    ///
+    /// Example: consilium-site policy check --config site.toml --study study.json
+    Check {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// A study document, as the coordinator wrote it.
+        #[arg(long)]
+        study: Option<PathBuf>,
+    },
+    /// Say in plain words what the policy permits.
+    ///
+    /// Example: consilium-site policy explain --config site.toml
+    Explain {
+        #[command(flatten)]
+        config: ConfigPath,
+    },
+}
+
+#[derive(Subcommand)]
+enum LogCommand {
+    /// Show what this site accepted, sealed and refused, and every head of the server's log that it was shown.
+    ///
+    /// Example: consilium-site log show --config site.toml
+    Show {
+        #[command(flatten)]
+        config: ConfigPath,
+    },
+    /// Write the same with the server's signatures, for `consilium-server audit verify --site`. It holds nothing
+    /// about patients.
+    ///
+    /// Example: consilium-site log export --config site.toml --out site-log.jsonl
+    Export {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// The file; one that is there is replaced.
+        #[arg(long)]
+        out: PathBuf,
     },
 }
 
@@ -279,6 +351,15 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             };
             commands::model::predict(&from.config.config, &wanted, format)
         }
+        Command::Patients {
+            command: PatientsCommand::Exclude { file, config },
+        } => commands::patients::exclude(&config.config, &file, format),
+        Command::Policy {
+            command: PolicyCommand::Check { config, study },
+        } => commands::policy::check(&config.config, study.as_deref(), format),
+        Command::Policy {
+            command: PolicyCommand::Explain { config },
+        } => commands::policy::explain(&config.config, format),
         Command::Privacy {
             command: PrivacyCommand::Show { config, export },
         } => commands::privacy::show(&config.config, export.as_deref(), format),
@@ -294,6 +375,12 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             let decision = Decision { releases, reason };
             commands::privacy::settle(&config.config, &decision, dry_run, format)
         }
+        Command::Log {
+            command: LogCommand::Show { config },
+        } => commands::log::show(&config.config, format),
+        Command::Log {
+            command: LogCommand::Export { config, out },
+        } => commands::log::export(&config.config, &out, format),
         Command::Config {
             command: ConfigCommand::Check { config },
         } => commands::check(&config.config, format),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
 use consilium_ops::{ExitCode, OperatorError};
 use consilium_rounds::{Assignment, LedgerHead, Receipt, Sealed, Withdrawal};
+use consilium_transparency::{Signed, View, Witnessed};
 use dp_rs::plan::Transcript;
 
 /// The aggregation server, as a site sees it.
@@ -68,6 +69,30 @@ pub trait Peer: Send {
     /// # Errors
     /// [`PeerError`].
     fn rejoin(&mut self, study: Digest) -> impl Future<Output = Result<(), PeerError>> + Send;
+
+    /// The newest head of the server's log, for a site that has seen its first `seen` entries, with the entries
+    /// of these updates, and of the round `committed` that the site goes on from. Every signature in it is of whom it should be.
+    ///
+    /// # Errors
+    /// [`PeerError`]; [`PeerError::Forged`] for a signature that is not.
+    fn read_log(
+        &mut self,
+        study: Digest,
+        seen: u64,
+        updates: &[Attempt],
+        committed: u32,
+    ) -> impl Future<Output = Result<View, PeerError>> + Send;
+
+    /// Signs with this site's key that a head was seen, and tells the server. Returns the counter-signature,
+    /// which is stored there.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    fn witness_log(
+        &mut self,
+        study: Digest,
+        seen: &Witnessed,
+    ) -> impl Future<Output = Result<Signed, PeerError>> + Send;
 }
 
 /// What the server says of an update that it has.
@@ -163,6 +188,9 @@ pub enum PeerError {
     /// A message was larger than either side takes.
     #[error("a message between server and site is too large: {0}")]
     TooLarge(String),
+    /// A head of the server's log, or a counter-signature of it, is not signed by whom it should be.
+    #[error("the server's log is not signed as it must be: {0}")]
+    Forged(String),
     /// The server answered something that the protocol does not allow.
     #[error("the server's answer breaks the protocol: {0}")]
     Nonsense(String),
@@ -178,6 +206,7 @@ impl PeerError {
             Self::Refused { code, .. } => code,
             Self::WrongValues { .. } => "group_digest_mismatch",
             Self::TooLarge(_) => "message_too_large",
+            Self::Forged(_) => "log_head_forged",
             Self::Nonsense(_) => "server_protocol",
         }
     }
@@ -230,6 +259,13 @@ impl From<PeerError> for OperatorError {
                 code,
                 message,
                 "ask the coordinator for a smaller study document, and compare the versions of the programs",
+            ),
+            PeerError::Forged(_) => Self::new(
+                ExitCode::Refused,
+                code,
+                message,
+                "nothing was trained or sent; keep the agent's log as evidence and ask the coordinator whose \
+                 certificates the server uses",
             ),
             PeerError::Nonsense(_) => Self::failed(
                 code,

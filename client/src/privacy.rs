@@ -32,7 +32,7 @@ pub use standing::Standing;
 pub(crate) use standing::row;
 pub use statement::{SIMULATION, Statement};
 
-/// The most that this site's patients may spend, over all studies together: `[privacy]` in the configuration.
+/// The most that this site's patients may spend, over all studies together: `[privacy]` in the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteBudget {

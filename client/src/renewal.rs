@@ -35,7 +35,7 @@ impl Renewal {
         credentials: Credentials,
     ) -> Self {
         Self {
-            server: GrpcServer::new(address, credentials.clone(), site.clone(), PATIENCE),
+            server: GrpcServer::new(address, credentials.clone(), None, site.clone(), PATIENCE),
             files,
             site,
             credentials,
@@ -136,8 +136,9 @@ impl Renewal {
         }
         let next = signed?;
         replace_public(&self.files.certificate, &certificate_pem(&certificate))?;
-        self.credentials
-            .replace(client_config(self.load()?, &self.files.authority)?);
+        let identity = self.load()?;
+        let tls = client_config(identity.clone(), &self.files.authority)?;
+        self.credentials.renew(&identity, tls)?;
         Ok(next)
     }
 }

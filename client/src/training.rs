@@ -8,6 +8,8 @@ mod predict;
 mod private;
 mod settings;
 
+use std::collections::BTreeSet;
+
 use consilium_core::seed::stream;
 use consilium_core::study::PrivacyMode;
 use consilium_core::{ModelVector, Participant, RoundPlan, Seed, StreamKey, Study, TensorSpec};
@@ -46,6 +48,10 @@ pub struct SiteTraining {
     trainer: Trainer,
     initial: ModelVector,
     records: SiteRecords,
+    /// The cohort's id of each record's patient, and the parts with everybody in them.
+    patients: Vec<String>,
+    parts: [Vec<usize>; 3],
+    excluded: BTreeSet<String>,
     sampler: Sampler,
     private: Option<PrivateSteps>,
     updates: Option<SiteUpdates>,
@@ -172,17 +178,11 @@ impl SiteTraining {
                 }
             }
         }
-        let patients: Vec<u32> = records
-            .train
-            .iter()
-            .map(|&record| records.examples.patient[record])
-            .collect();
-        let sampler = Sampler::new(&patients, settings.batch, settings.max_records_per_patient)
-            .map_err(|error| WorkError {
-                code: error.code(),
-                message: error.to_string(),
-                hint: "the training part needs records".into(),
-            })?;
+        let sampler = sampler(&records, &settings)?;
+        let patients = (0..cohort.records()).map(|record| {
+            // Every record of a cohort has one.
+            cohort.id_of(record).unwrap_or_default().to_owned()
+        });
         let kind = cohort.manifest().modality.kind;
         let (rate, weight_decay) = (settings.learning_rate as f32, settings.weight_decay as f32);
         let rule = match settings.optimiser {
@@ -203,6 +203,10 @@ impl SiteTraining {
             settings,
             initial: network.groups(),
             trainer: Trainer::new(network, rule).map_err(from_model)?,
+            patients: patients.collect(),
+            parts: [Part::Train, Part::Validation, Part::Test]
+                .map(|part| records.part(part).to_vec()),
+            excluded: BTreeSet::new(),
             records,
             sampler,
             private,
@@ -492,6 +496,39 @@ impl Drawn {
 }
 
 impl LocalWork for SiteTraining {
+    fn exclude(&mut self, patients: &BTreeSet<String>) -> Result<(), WorkError> {
+        if *patients == self.excluded {
+            return Ok(());
+        }
+        let out: Vec<bool> = self
+            .patients
+            .iter()
+            .map(|id| patients.contains(id))
+            .collect();
+        let [train, validation, test] = self.parts.each_ref().map(|part| {
+            let stays = part.iter().copied().filter(|&record| !out[record]);
+            stays.collect::<Vec<_>>()
+        });
+        if train.is_empty() {
+            return Err(WorkError {
+                code: "patients_all_excluded",
+                message: "every patient of the training part is excluded".into(),
+                hint: "tell the coordinator that this site leaves the study".into(),
+            });
+        }
+        (
+            self.records.train,
+            self.records.validation,
+            self.records.test,
+        ) = (train, validation, test);
+        self.sampler = sampler(&self.records, &self.settings)?;
+        if let Some(private) = &mut self.private {
+            private.draw_from(&self.records.train, &self.records.examples.patient);
+        }
+        self.excluded.clone_from(patients);
+        Ok(())
+    }
+
     fn train(
         &mut self,
         plan: &RoundPlan,
@@ -581,6 +618,18 @@ impl LocalWork for SiteTraining {
         let steps = self.private.as_ref().map(PrivateSteps::round_cost);
         steps.or_else(|| self.updates.as_ref().map(SiteUpdates::round_cost))
     }
+}
+
+fn sampler(records: &SiteRecords, settings: &ModalityTraining) -> Result<Sampler, WorkError> {
+    let of_record = |&record: &usize| records.examples.patient[record];
+    let patients: Vec<u32> = records.train.iter().map(of_record).collect();
+    Sampler::new(&patients, settings.batch, settings.max_records_per_patient).map_err(|error| {
+        WorkError {
+            code: error.code(),
+            message: error.to_string(),
+            hint: "the training part needs records".into(),
+        }
+    })
 }
 
 /// One thread a site: many small operations are faster so, and sites run beside each other.

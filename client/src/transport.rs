@@ -9,11 +9,12 @@ mod credentials;
 mod identity;
 mod judgement;
 mod patience;
+mod witness;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use consilium_certs::Signature;
+use consilium_certs::{CertificateError, Signature};
 use consilium_core::study::PROTOCOL_VERSION;
 use consilium_core::vector::{bytes_to_values, values_to_bytes};
 use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
@@ -21,11 +22,13 @@ use consilium_proto::consortium_client::ConsortiumClient;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyRequest, GroupChunk,
-    GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, RejoinRequest, UpdateHeader,
-    UploadMessage, WithdrawRequest, assignment_from_wire, digest_to_wire, head_to_wire,
-    receipt_from_wire, withdrawal_to_wire,
+    GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, ReadLogRequest, Refused, RejoinRequest,
+    UpdateHeader, UploadMessage, WithdrawRequest, WitnessLogRequest, assignment_from_wire,
+    digest_to_wire, head_to_wire, receipt_from_wire, signed_to_wire, view_from_wire,
+    withdrawal_to_wire,
 };
 use consilium_rounds::{Assignment, LedgerHead, Receipt, Sealed, Withdrawal};
+use consilium_transparency::{Signed, View, Witnessed};
 use dp_rs::plan::Transcript;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -36,12 +39,15 @@ use connection::{Connector, NotConnected};
 pub use credentials::Credentials;
 pub use identity::{Answer, Asked};
 use patience::Patience;
+pub use witness::Witness;
 
 use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
 
 /// The aggregation server, over the network.
 pub struct GrpcServer {
     connector: Connector,
+    /// Signs and judges statements; none while this site enrols.
+    witness: Option<Witness>,
     site: SiteId,
     patience: Duration,
     channel: Option<Channel>,
@@ -60,12 +66,14 @@ impl GrpcServer {
     #[must_use]
     pub fn new(
         address: ServerAddress,
-        identity: impl Into<Credentials>,
+        credentials: impl Into<Credentials>,
+        witness: impl Into<Option<Witness>>,
         site: SiteId,
         patience: Duration,
     ) -> Self {
         Self {
-            connector: Connector::new(address, &identity.into()),
+            connector: Connector::new(address, &credentials.into()),
+            witness: witness.into(),
             site,
             patience,
             channel: None,
@@ -132,6 +140,11 @@ impl GrpcServer {
             Failure::Final(error) => Err(error),
             Failure::Transient(problem) => patience.wait(self.connector.address(), problem).await,
         }
+    }
+
+    fn witness(&self) -> Result<&Witness, PeerError> {
+        let none = || PeerError::Nonsense("a site that enrols takes no part in its log".into());
+        self.witness.as_ref().ok_or_else(none)
     }
 
     fn patience(&self) -> Patience {
@@ -261,6 +274,30 @@ impl GrpcServer {
             Err(_) => Err(self.took_too_long("coming back", CALL)),
         }
     }
+
+    async fn try_read_log(&mut self, request: &ReadLogRequest) -> Result<View, Failure> {
+        let mut client = self.client().await?;
+        match timeout(CALL, client.read_log(request.clone())).await {
+            Ok(Ok(reply)) => {
+                let view = view_from_wire(&reply.into_inner())?;
+                let forged = |problem| Failure::Final(PeerError::Forged(problem));
+                let witness = self.witness().map_err(Failure::Final)?;
+                view.check_signatures(witness).map_err(forged)?;
+                Ok(view)
+            }
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("reading the log", CALL)),
+        }
+    }
+
+    async fn try_witness_log(&mut self, request: &WitnessLogRequest) -> Result<(), Failure> {
+        let mut client = self.client().await?;
+        match timeout(CALL, client.witness_log(request.clone())).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("counter-signing the log", CALL)),
+        }
+    }
 }
 
 impl Peer for GrpcServer {
@@ -361,6 +398,49 @@ impl Peer for GrpcServer {
         loop {
             match self.try_rejoin(&request).await {
                 Ok(()) => return Ok(()),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn read_log(
+        &mut self,
+        study: Digest,
+        seen: u64,
+        updates: &[Attempt],
+        committed: u32,
+    ) -> Result<View, PeerError> {
+        let request = ReadLogRequest {
+            study: digest_to_wire(&study),
+            seen,
+            updates: updates.iter().copied().map(attempt_to_wire).collect(),
+            committed,
+        };
+        let mut patience = self.patience();
+        loop {
+            match self.try_read_log(&request).await {
+                Ok(view) => return Ok(view),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn witness_log(&mut self, study: Digest, seen: &Witnessed) -> Result<Signed, PeerError> {
+        let cannot_sign = |error: CertificateError| PeerError::NotAuthenticated {
+            code: error.code(),
+            address: self.connector.address().to_owned(),
+            problem: error.to_string(),
+            hint: error.hint(),
+        };
+        let signed = self.witness()?.sign(seen).map_err(cannot_sign)?;
+        let request = WitnessLogRequest {
+            study: digest_to_wire(&study),
+            witnessed: Some(signed_to_wire(&signed)),
+        };
+        let mut patience = self.patience();
+        loop {
+            match self.try_witness_log(&request).await {
+                Ok(()) => return Ok(signed),
                 Err(failure) => self.pause(&mut patience, failure).await?,
             }
         }

@@ -1,5 +1,7 @@
 //! What a site does with its own records: the seam between the protocol and the learning.
 
+use std::collections::BTreeSet;
+
 use consilium_core::{ModelVector, RoundPlan};
 use dp_rs::event::Repeated;
 use dp_rs::plan::Transcript;
@@ -21,6 +23,16 @@ pub trait LocalWork: Send {
         local: &ModelVector,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Trained, WorkError>;
+
+    /// Takes patients out of training and evaluation, by the ids of the cohort: these and no others. Nobody else moves
+    /// to another part, and what was fitted stays as it was. Nothing to do where there are no records.
+    ///
+    /// # Errors
+    /// [`WorkError`] when nobody is left to train on.
+    fn exclude(&mut self, patients: &BTreeSet<String>) -> Result<(), WorkError> {
+        let _ = patients;
+        Ok(())
+    }
 
     /// Metrics of the joined model on the parts of this site's cohort.
     ///

@@ -301,8 +301,15 @@ async fn before_the_first_committed_round_there_is_no_model() {
     let (study, initial) = study();
     let store: SiteStore = real.store("a").await;
     let document = serde_json::to_vec(&study).unwrap();
+    let note = consilium_transparency::Entry {
+        at: consilium_core::clock::Timestamp(0),
+        event: consilium_transparency::Event::StudyAccepted {
+            site: consortium::site("a"),
+            study: study.digest(),
+        },
+    };
     let accepted = store
-        .accept(&study, &document, &ModelVector::default(), None)
+        .accept(&study, &document, &ModelVector::default(), None, &note)
         .await;
     accepted.unwrap();
     let words = ["model", "export", "--out", "m"];

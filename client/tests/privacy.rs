@@ -95,7 +95,10 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
     let config = real.config("a");
     let text = std::fs::read_to_string(&config).unwrap();
     let text = text.replace("localhost:7443", &server.address);
-    let write = |extra: &str| std::fs::write(&config, format!("{text}{extra}")).unwrap();
+    std::fs::write(&config, text).unwrap();
+    let policy = real.folder().join("a.policy.toml");
+    let permitted = std::fs::read_to_string(&policy).unwrap();
+    let write = |extra: &str| std::fs::write(&policy, format!("{permitted}{extra}")).unwrap();
     let run = || program(&config, &["run", "--exit-when-finished"]);
 
     write("");
@@ -250,7 +253,10 @@ async fn a_program_whose_ledger_was_lost_sends_nothing_until_the_lost_release_is
     let text = std::fs::read_to_string(&config).unwrap();
     let text = text.replace("localhost:7443", &server.address);
     let budget = format!("[privacy]\nepsilon = 100.0\ndelta = {DELTA}\nallow_simulation = true\n");
-    std::fs::write(&config, format!("{text}{budget}")).unwrap();
+    std::fs::write(&config, text).unwrap();
+    let policy = real.folder().join("a.policy.toml");
+    let permitted = std::fs::read_to_string(&policy).unwrap();
+    std::fs::write(&policy, format!("{permitted}{budget}")).unwrap();
     let run = {
         let config = config.clone();
         move || program(&config, &["run", "--exit-when-finished"])

@@ -24,12 +24,13 @@ impl Site {
         generated::write(&cohort, &folder.join("cohort")).unwrap();
         let config = folder.join("site.toml");
         let text = format!(
-            "site = \"a\"\nstudy = \"toy\"\ncohort = \"cohort/cohort.toml\"\nstate = \"state\"\n\
+            "site = \"a\"\nstudy = \"toy\"\ncohort = \"cohort/cohort.toml\"\nstate = \"state\"\npolicy = \"a.policy.toml\"\n\
              [server]\naddress = \"{address}\"\nname = \"localhost\"\npatience = \"1s\"\n\
              [identity]\ncertificate = \"certs/a.pem\"\nkey = \"certs/a.key\"\n\
              authority = \"authority/authority.pem\"\n"
         );
         std::fs::write(&config, text).unwrap();
+        consortium.write_policy("a", &consortium::study(), None);
         Self { consortium, config }
     }
 
@@ -132,8 +133,12 @@ fn what_is_configured_wrongly_is_refused_with_exit_code_3_before_anything_is_tou
         "epsilon = -1.0",
         "epsilon = 1.0\ndelta = 1.0",
     ] {
-        let budget = format!("[privacy]\n{budget}\n[identity]");
-        assert_eq!(refused("[identity]", &budget), "config_wrong_value");
+        let site = Site::new("localhost:7443");
+        let policy = site.folder().join("a.policy.toml");
+        let text = std::fs::read_to_string(&policy).unwrap();
+        std::fs::write(&policy, format!("{text}[privacy]\n{budget}\n")).unwrap();
+        let ended = site.command(&["run"]);
+        assert_eq!((ended.exit, ended.code()), (3, "config_wrong_value"));
     }
 }
 

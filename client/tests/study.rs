@@ -8,8 +8,9 @@ use std::time::Duration;
 use consilium_core::{Digest, ModelVector, SiteId, StudyId};
 use consilium_rounds::{Assignment, LedgerHead, Outcome as RoundOutcome, Sealed, Withdrawal};
 use consilium_site::outcome::Outcome;
-use consilium_site::peer::{Peer, PeerError, Question, Uploaded, Wanted};
+use consilium_site::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
 use consilium_site::work::MetricValue;
+use consilium_transparency::{Signed, View, Witnessed};
 use consortium::{Consortium, ROUNDS, SITES, ServerState, Toy, expected, site, wanted};
 use tokio::sync::Notify;
 
@@ -74,6 +75,12 @@ async fn a_site_killed_between_sealing_and_upload_ends_with_the_same_model() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_killed_between_upload_and_receipt_ends_with_the_same_model() {
     a_site_is_killed(StopAt::AfterUpload).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_killed_around_its_counter_signature_of_the_log_ends_with_the_same_model() {
+    a_site_is_killed(StopAt::BeforeWitness).await;
+    a_site_is_killed(StopAt::AfterWitness).await;
 }
 
 async fn a_site_is_killed(at: StopAt) {
@@ -274,6 +281,8 @@ enum StopAt {
     Download,
     BeforeUpload,
     AfterUpload,
+    BeforeWitness,
+    AfterWitness,
 }
 
 /// A server that never answers at one point.
@@ -331,6 +340,27 @@ impl<P: Peer + Sync> Peer for Stopping<P> {
             .upload(study, site, sealed, update, privacy, ledger)
             .await;
         if self.at == StopAt::AfterUpload {
+            self.stand_still().await;
+        }
+        result
+    }
+
+    async fn read_log(
+        &mut self,
+        study: Digest,
+        seen: u64,
+        updates: &[Attempt],
+        committed: u32,
+    ) -> Result<View, PeerError> {
+        self.inner.read_log(study, seen, updates, committed).await
+    }
+
+    async fn witness_log(&mut self, study: Digest, seen: &Witnessed) -> Result<Signed, PeerError> {
+        if self.at == StopAt::BeforeWitness {
+            self.stand_still().await;
+        }
+        let result = self.inner.witness_log(study, seen).await;
+        if self.at == StopAt::AfterWitness {
             self.stand_still().await;
         }
         result

@@ -10,6 +10,7 @@ mod generated {
 }
 
 mod convert;
+mod log;
 mod refused;
 
 pub use convert::{
@@ -20,11 +21,13 @@ pub use convert::{
 pub use generated::{
     AssignmentReply, Attempt, AwaitAssignmentRequest, CertificateReply, CertificateRequest,
     DownloadGroupRequest, GetStudyReply, GetStudyRequest, GroupChunk, GroupDigest, GroupLength,
-    LedgerHead, Receipt, RejoinReply, RejoinRequest, RoundPlan, UpdateHeader, UploadMessage,
-    UploadReply, ValueChunk, Waiting, WithdrawReply, WithdrawRequest, assignment_reply,
-    certificate_reply, consortium_client, consortium_server, identity_client, identity_server,
-    upload_message,
+    LedgerHead, LoggedEntry, ReadLogReply, ReadLogRequest, Receipt, RejoinReply, RejoinRequest,
+    RoundPlan, Signed, UpdateHeader, UploadMessage, UploadReply, ValueChunk, Waiting,
+    WithdrawReply, WithdrawRequest, WitnessLogReply, WitnessLogRequest, WitnessedHead,
+    assignment_reply, certificate_reply, consortium_client, consortium_server, identity_client,
+    identity_server, upload_message,
 };
+pub use log::{signed_from_wire, signed_to_wire, view_from_wire, view_to_wire};
 pub use refused::Refused;
 
 /// Most bytes of values in one chunk.

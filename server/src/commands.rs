@@ -4,7 +4,9 @@
 //! * [`study`]: where the study stands, site by site.
 //! * [`round`]: the closed rounds, who took part, who was missing and why.
 //! * [`model`]: the committed global model as a file.
+//! * [`audit`]: the log as a file, and whether such a file is good.
 
+pub mod audit;
 pub mod certs;
 pub mod model;
 pub mod round;
@@ -33,18 +35,20 @@ pub fn stored(config: &ServerConfig) -> Result<(Study, Coordination), OperatorEr
     if !ServerStore::exists(&config.state) {
         return Err(not_started());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            OperatorError::failed(
-                "runtime",
-                error.to_string(),
-                "check the limits of this account",
-            )
-        })?;
-    let loaded = runtime.block_on(async { ServerStore::open(&config.state).await?.load().await });
+    let loaded =
+        runtime()?.block_on(async { ServerStore::open(&config.state).await?.load().await });
     loaded
         .map_err(|error| OperatorError::failed(error.code(), error.to_string(), error.hint()))?
         .ok_or_else(not_started)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, OperatorError> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(|error| {
+        OperatorError::failed(
+            "runtime",
+            error.to_string(),
+            "check the limits of this account",
+        )
+    })
 }

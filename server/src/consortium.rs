@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use consilium_certs::{CertificateError, Signer};
+use consilium_certs::{CertificateError, Signer, TrustAnchor};
 use consilium_core::clock::Clock;
 use consilium_core::{Digest, GroupName, Participant, RoundPlan, SiteId, Study};
 use consilium_proto::Refused;
@@ -13,11 +13,13 @@ use consilium_rounds::{
     Receipt, RejectUpdate, Withdrawal,
 };
 use consilium_store::server::{BlobWriter, Blobs, ServerStore, ServerStoreError};
-use tokio::sync::{Mutex, oneshot, watch};
-use tokio::task::JoinSet;
+use consilium_transparency::{Event as Logged, LedgerLength};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::aggregate::{self, Summed, places};
 use crate::initial::InitialModel;
+use crate::log::{Log, first_entry, told};
 
 /// Pause before what failed for a while is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -37,7 +39,7 @@ pub struct Consortium {
     store: ServerStore,
     blobs: Blobs,
     clock: Arc<dyn Clock>,
-    coordination: Mutex<Coordination>,
+    coordination: Arc<Mutex<Coordination>>,
     /// Held from the moment a blob is in place until the state names it, and while unnamed blobs are removed.
     naming: Arc<Mutex<()>>,
     /// The upload of each site that runs, or ran last: dropping its sender ends it.
@@ -52,6 +54,8 @@ pub struct Consortium {
     ledgers: Mutex<BTreeMap<SiteId, LedgerHead>>,
     /// Signs what is said about them.
     signer: Signer,
+    /// What has happened, in a form that cannot be rewritten.
+    log: Log,
     /// Sites that have asked this process for work.
     heard: std::sync::Mutex<BTreeSet<SiteId>>,
     /// Nobody needs this server any more.
@@ -72,8 +76,12 @@ impl Consortium {
         blobs: Blobs,
         clock: Arc<dyn Clock>,
         signer: Signer,
+        anchor: TrustAnchor,
     ) -> Result<Arc<Self>, ServerStoreError> {
-        let coordination = store.load_or_create(&study).await?;
+        let first = first_entry(&study, &*clock);
+        let coordination = store.load_or_create(&study, &first).await?;
+        let (log_store, log_clock) = (store.clone(), Arc::clone(&clock));
+        let log = Log::open(log_store, signer.clone(), anchor, log_clock).await?;
         if !blobs.contains(&study.initial_model_sha256) && coordination.committed_rounds() == 0 {
             store_initial(initial, &study, &blobs)?;
         }
@@ -88,7 +96,7 @@ impl Consortium {
             store,
             blobs,
             clock,
-            coordination: Mutex::new(coordination),
+            coordination: Arc::new(Mutex::new(coordination)),
             naming: Arc::default(),
             uploads: std::sync::Mutex::default(),
             changes: watch::Sender::new(0),
@@ -96,6 +104,7 @@ impl Consortium {
             served: Mutex::new(served),
             ledgers: Mutex::new(ledgers),
             signer,
+            log,
             heard: std::sync::Mutex::default(),
             finished: watch::Sender::new(false),
             tasks: std::sync::Mutex::default(),
@@ -122,6 +131,12 @@ impl Consortium {
     #[must_use]
     pub fn document(&self) -> &[u8] {
         &self.document
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// Models and updates.
@@ -263,7 +278,14 @@ impl Consortium {
             Some(known) if !ledger.follows(known) => return Ok(false),
             _ => {}
         }
-        self.store.keep_ledger_head(site, &ledger).await?;
+        let told = self.log.entry(Logged::Budget {
+            site: site.clone(),
+            ledger: LedgerLength {
+                length: ledger.length,
+                head: ledger.head,
+            },
+        });
+        self.store.keep_ledger_head(site, &ledger, &told).await?;
         ledgers.insert(site.clone(), ledger);
         Ok(true)
     }
@@ -293,14 +315,28 @@ impl Consortium {
         }))
     }
 
-    /// Takes an event: the new state is stored before its effects are carried out.
+    /// Takes an event: the new state is stored, and the log tells of it, before its effects are carried out.
     ///
     /// # Errors
     /// [`ServerStoreError`]; then the former state stands.
     pub async fn take(self: &Arc<Self>, event: Event) -> Result<(), ServerStoreError> {
-        let mut coordination = self.coordination.lock().await;
+        // A task of its own: a peer that goes away must not leave a stored state that this process does not
+        // know, and would log again.
+        let coordination = Arc::clone(&self.coordination).lock_owned().await;
+        let this = Arc::clone(self);
+        let taking = async move { this.take_with(coordination, event, None).await };
+        to_its_end(tokio::spawn(taking)).await
+    }
+
+    /// As [`Consortium::take`], with the privacy statement of an update.
+    async fn take_with(
+        self: &Arc<Self>,
+        mut coordination: OwnedMutexGuard<Coordination>,
+        event: Event,
+        statement: Option<serde_json::Value>,
+    ) -> Result<(), ServerStoreError> {
         let mut next = coordination.clone();
-        let effects = match next.handle(&self.study, event) {
+        let effects = match next.handle(&self.study, event.clone()) {
             Ok(effects) => effects,
             Err(unexpected) => {
                 tracing::warn!(%unexpected, "event ignored");
@@ -310,7 +346,13 @@ impl Consortium {
         if next == *coordination {
             return Ok(());
         }
-        self.store.save(&next, coordination.closed.len()).await?;
+        let told: Vec<_> = told(&event, &coordination, &next, statement)
+            .into_iter()
+            .map(|event| self.log.entry(event))
+            .collect();
+        let known = coordination.closed.len();
+        self.store.save(&next, known, &told).await?;
+        let closed = next.closed.len() > known;
         for (site, withdrawal) in &next.withdrawn {
             if coordination.withdrawn.get(site) != Some(withdrawal) {
                 let Withdrawal { round, attempt, .. } = withdrawal;
@@ -343,6 +385,10 @@ impl Consortium {
         drop(coordination);
         self.carry_out(effects);
         self.changes.send_modify(|count| *count += 1);
+        // Every round has its head, also when nobody asks.
+        if closed && let Err(error) = self.log.head().await {
+            tracing::error!(%error, error.code = error.code(), "head of the log not signed");
+        }
         Ok(())
     }
 
@@ -355,6 +401,7 @@ impl Consortium {
         mut writer: BlobWriter<'_>,
         site: SiteId,
         (round, attempt): (u32, u32),
+        statement: Option<serde_json::Value>,
     ) -> Result<(), ServerStoreError> {
         // The long part: other updates may be named meanwhile.
         tokio::task::block_in_place(|| writer.sync())?;
@@ -369,15 +416,13 @@ impl Consortium {
         // A task of its own: a peer that goes away must not leave a blob in place without its name, or a
         // stored state that this process does not know.
         let this = Arc::clone(self);
-        let named = tokio::spawn(async move {
-            let taken = this.take(event).await;
+        to_its_end(tokio::spawn(async move {
+            let coordination = Arc::clone(&this.coordination).lock_owned().await;
+            let taken = this.take_with(coordination, event, statement).await;
             drop(naming);
             taken
-        });
-        match named.await {
-            Ok(taken) => taken,
-            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-        }
+        }))
+        .await
     }
 
     /// Looks at the clock until the study has ended.
@@ -601,9 +646,9 @@ impl Consortium {
     }
 }
 
-/// Runs what reads and writes files on a thread that may wait. A panic there goes on here.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+/// What a task gives that nobody aborts. A panic there goes on here.
+async fn to_its_end<T>(task: JoinHandle<T>) -> T {
+    match task.await {
         Ok(done) => done,
         Err(failed) => match failed.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -611,6 +656,11 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// Runs what reads and writes files on a thread that may wait. A panic there goes on here.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    to_its_end(tokio::task::spawn_blocking(work)).await
 }
 
 /// Stores the initial model as the first blob.

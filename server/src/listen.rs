@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consilium_certs::{CertificateError, REQUEST_BYTES};
+use consilium_certs::{CertificateError, REQUEST_BYTES, TrustAnchor};
 use consilium_core::clock::Clock;
 use consilium_ops::{ExitCode, OperatorError, StateLock};
 use consilium_proto::MAX_MESSAGE_BYTES;
@@ -56,6 +56,8 @@ pub async fn start_with(
     let initial = config.initial_model(&study)?;
     let credentials = Credentials::read(&config.identity).map_err(|error| unacceptable(&error))?;
     let credentials = Arc::new(credentials);
+    let anchor = TrustAnchor::read(&config.identity.authority);
+    let anchor = anchor.map_err(|error| unacceptable(&error))?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         let (code, hint) = match error.kind() {
             io::ErrorKind::AddrInUse => (
@@ -83,7 +85,7 @@ pub async fn start_with(
     let blobs = change(Blobs::open(&config.state.join("blobs")).map_err(|error| failed(&error))?);
     let desk = Desk::open(&config.state)?;
     let signer = credentials.signer().clone();
-    let consortium = Consortium::open(study, &initial, store, blobs, clock, signer)
+    let consortium = Consortium::open(study, &initial, store, blobs, clock, signer, anchor)
         .await
         .map_err(|error| failed(&error))?;
     consortium.work(Arc::clone(&consortium).watch_the_clock());

@@ -55,6 +55,40 @@ enum Command {
     /// Rounds of the study: who took part, who was missing and why, how it ended.
     #[command(subcommand)]
     Round(RoundCommand),
+    /// The log of everything that changes what may be learned from data, and the check that it was never
+    /// rewritten.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+}
+
+#[derive(Subcommand)]
+enum AuditCommand {
+    /// Write the log with all heads, counter-signatures and certificates to a file; the server may be running.
+    ///
+    /// Example: consilium-server audit export --config server.toml --out log.jsonl
+    Export {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// File to write; it must not be there yet.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Check such a file on any machine, without a server. Exit code 5: the log was rewritten, or is of another
+    /// consortium.
+    ///
+    /// Example: consilium-server audit verify log.jsonl --fingerprint 3f1c...
+    Verify {
+        /// What `audit export` has written.
+        file: PathBuf,
+        /// SHA-256 of the authority's certificate (DER), 64 hexadecimal digits, as the consortium has published it.
+        #[arg(long)]
+        fingerprint: consilium_core::Digest,
+        /// What a site has kept of this log, as `consilium-site log export` writes it: finds a log that was cut
+        /// short together with its heads, and sites that were shown different logs. May be repeated.
+        #[arg(long = "site")]
+        sites: Vec<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -128,6 +162,14 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             commands::model::export(&config, &out, format)
         }
         Command::Round(RoundCommand::List { config }) => commands::round::list(&config, format),
+        Command::Audit(AuditCommand::Export { config, out }) => {
+            commands::audit::export(&config, &out, format)
+        }
+        Command::Audit(AuditCommand::Verify {
+            file,
+            fingerprint,
+            sites,
+        }) => commands::audit::verify(&file, &sites, &fingerprint, format),
     }
 }
 

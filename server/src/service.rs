@@ -12,9 +12,10 @@ use consilium_proto::consortium_server::Consortium as Calls;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AssignmentReply, AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyReply,
-    GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, RejoinReply,
-    RejoinRequest, UpdateHeader, UploadMessage, UploadReply, ValueChunk, WithdrawReply,
-    WithdrawRequest, assignment_to_wire, digest_from_wire, head_from_wire, receipt_to_wire,
+    GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, ReadLogReply, ReadLogRequest,
+    Refused, RejoinReply, RejoinRequest, UpdateHeader, UploadMessage, UploadReply, ValueChunk,
+    WithdrawReply, WithdrawRequest, WitnessLogReply, WitnessLogRequest, assignment_to_wire,
+    digest_from_wire, head_from_wire, receipt_to_wire, signed_from_wire, view_to_wire,
     withdrawal_from_wire,
 };
 use consilium_rounds::{Assignment, Event, Receipt, RejectUpdate};
@@ -26,6 +27,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::aggregate::CHUNK;
 use crate::consortium::{Consortium, blocking, store_refusal};
+use crate::log::{LogError, MOST_UPDATES};
 use crate::statement;
 
 /// Longest wait of one call for something new.
@@ -139,6 +141,9 @@ impl Calls for Service {
         let asked = request.into_inner();
         logged(&site, self.check_study(&asked.study))?;
         self.0.hear(&site);
+        // A site asks for work once it has accepted the document whose digest it names.
+        let accepted = self.0.log().accepted(&site, self.0.digest()).await;
+        accepted.map_err(store_failed)?;
         let sealed = asked.sealed.map(|sealed| (sealed.round, sealed.attempt));
         let known = asked.known.map(|known| (known.round, known.attempt));
         let wait = Duration::from_millis(asked.wait_milliseconds.into()).min(LONGEST_WAIT);
@@ -222,6 +227,32 @@ impl Calls for Service {
         let event = Event::Returned { site };
         self.0.take(event).await.map_err(store_failed)?;
         Ok(Response::new(RejoinReply {}))
+    }
+
+    async fn read_log(&self, request: Request<ReadLogRequest>) -> Reply<ReadLogReply> {
+        let site = self.caller(&request)?.site;
+        let asked = request.into_inner();
+        logged(&site, self.check_study(&asked.study))?;
+        if asked.updates.len() > MOST_UPDATES {
+            return logged(&site, Err(malformed(BadMessage { field: "updates" })));
+        }
+        let updates = asked.updates.iter();
+        let updates: Vec<_> = updates.map(|at| (at.round, at.attempt)).collect();
+        let log = self.0.log();
+        let view = log.view(&site, asked.seen, &updates, asked.committed).await;
+        let view = logged(&site, view.map_err(log_failed))?;
+        Ok(Response::new(view_to_wire(&view)))
+    }
+
+    async fn witness_log(&self, request: Request<WitnessLogRequest>) -> Reply<WitnessLogReply> {
+        let site = self.caller(&request)?.site;
+        let asked = request.into_inner();
+        logged(&site, self.check_study(&asked.study))?;
+        let signed = signed_from_wire(asked.witnessed.as_ref(), "witnessed").map_err(malformed);
+        let signed = logged(&site, signed)?;
+        let taken = self.0.log().witness(&site, &signed).await;
+        logged(&site, taken.map_err(log_failed))?;
+        Ok(Response::new(WitnessLogReply {}))
     }
 }
 
@@ -376,6 +407,8 @@ impl Service {
         if !admitted {
             return self.stored(&site, true).await;
         }
+        // It was read when the header was checked.
+        let statement = serde_json::from_slice(&header.privacy).ok();
         let mut writer = self.0.blobs().create().map_err(store_failed)?;
         receive(&header, &mut messages, &mut writer).await?;
         if writer.digest() != digest {
@@ -386,7 +419,7 @@ impl Service {
             ));
         }
         self.0
-            .store_update(writer, site.clone(), (round, attempt))
+            .store_update(writer, site.clone(), (round, attempt), statement)
             .await
             .map_err(store_failed)?;
         // The round may have closed while the values came in: then the update is late.
@@ -567,6 +600,23 @@ fn check_chunk(chunk: &GroupChunk, group: &str, have: u64, all: u64) -> Result<(
 
 fn store_failed(error: ServerStoreError) -> Status {
     store_refusal(&error).into_status()
+}
+
+fn log_failed(error: LogError) -> Status {
+    let message = error.to_string();
+    match error {
+        LogError::Store(error) => store_failed(error),
+        LogError::Signing(error) => {
+            tracing::error!(%error, error.code = error.code(), "head of the log not signed");
+            let message = "the server cannot sign the head of its log";
+            refuse(error.code(), message, error.hint())
+        }
+        LogError::BadWitness(_) | LogError::UnknownHead => refuse(
+            error.code(),
+            &message,
+            "counter-sign, with the site's own key, a head that this server has shown",
+        ),
+    }
 }
 
 fn rejected(rejection: &RejectUpdate) -> Status {

@@ -23,7 +23,7 @@ use consilium_server::config::ServerConfig;
 use consilium_server::listen;
 use consilium_site::agent::{Agent, Errand, Joined};
 use consilium_site::privacy::CohortFacts;
-use consilium_site::transport::{GrpcServer, ServerAddress};
+use consilium_site::transport::{GrpcServer, ServerAddress, Witness};
 use consilium_site::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
 use consilium_store::site::SiteStore;
 
@@ -236,12 +236,13 @@ async fn agent(folder: PathBuf, site: SiteId, address: String) {
     let certs = folder.join("certs");
     let [certificate, key] = ["pem", "key"].map(|kind| certs.join(format!("{site}.{kind}")));
     let identity = Identity::load(&certificate, &key, Role::Site).expect("an identity");
+    let witness = Witness::new(&identity, &certs.join("authority.pem")).expect("an authority");
     let tls = client_config(identity, &certs.join("authority.pem")).expect("an authority");
     let address = ServerAddress {
         address,
         name: "localhost".try_into().expect("a host name"),
     };
-    let peer = GrpcServer::new(address, tls, site.clone(), Duration::from_secs(20));
+    let peer = GrpcServer::new(address, tls, witness, site.clone(), Duration::from_secs(20));
     let store = SiteStore::open(&folder.join(format!("{site}.sqlite")))
         .await
         .expect("a database");

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use consilium_core::SiteId;
+use consilium_core::{Participant, SiteId};
 use consilium_models::DeviceChoice;
 use consilium_ops::OperatorError;
+use consilium_site::policy::Policy;
+use consilium_site::privacy::SiteBudget;
+use dp_rs::agreement::Agreement;
 
 use crate::scenario::{CohortChoice, Loaded};
 
@@ -23,11 +26,8 @@ pub struct Deployment {
     pub initial_model: PathBuf,
     /// Per site its `cohort.toml`.
     pub cohorts: BTreeMap<SiteId, PathBuf>,
-    /// Per site what the study may spend of its patients' privacy; nothing where the study protects nobody.
-    epsilons: BTreeMap<SiteId, f64>,
-    /// What the sites of a simulation have to allow, in the form of their configuration. In a real study that is
-    /// for each site to decide.
-    allowed: String,
+    /// Per site a policy file that permits this study and nothing else: what its data-protection officer may begin with.
+    pub policies: BTreeMap<SiteId, PathBuf>,
 }
 
 /// Writes what the separate programs need to `folder`, but for their configuration. Generated cohorts are written out as files; others
@@ -70,18 +70,20 @@ pub fn prepare(loaded: &Loaded, folder: &Path) -> Result<Deployment, OperatorErr
         };
         cohorts.insert(site.clone(), manifest);
     }
+    let place = folder.join("policies");
+    std::fs::create_dir_all(&place).map_err(|error| OperatorError::file(&place, &error))?;
+    let mut policies = BTreeMap::new();
+    for (site, text) in policy_texts(loaded) {
+        let path = write(&format!("policies/{site}.toml"), text.as_bytes())?;
+        policies.insert(site, path);
+    }
     Ok(Deployment {
         folder: folder.to_owned(),
         name: loaded.study.name.to_string(),
         study: write("study.json", &study)?,
         initial_model: write("initial.safetensors", &initial)?,
         cohorts,
-        epsilons: loaded
-            .agreements()
-            .into_iter()
-            .map(|(site, agreed)| (site, agreed.epsilon))
-            .collect(),
-        allowed: allowed(loaded),
+        policies,
     })
 }
 
@@ -124,19 +126,12 @@ impl Deployment {
         patience: &str,
         device: DeviceChoice,
     ) -> Result<PathBuf, OperatorError> {
-        // In a deployment that is prepared for one study, the site's budget is the study's, rounded up.
-        let budget = self.epsilons.get(site).map_or_else(String::new, |epsilon| {
-            format!(
-                "[privacy]\nepsilon = {:?}\n{}\n",
-                (epsilon * 100.0).ceil() / 100.0,
-                self.allowed
-            )
-        });
         let text = format!(
-            "site = \"{site}\"\nstudy = \"{}\"\ncohort = {}\nstate = \"state/{site}\"\ndevice = \"{device}\"\n\n\
-             [server]\naddress = \"{address}\"\nname = \"localhost\"\npatience = \"{patience}\"\n\n{budget}{}",
+            "site = \"{site}\"\nstudy = \"{}\"\ncohort = {}\nstate = \"state/{site}\"\npolicy = {}\ndevice = \"{device}\"\n\n\
+             [server]\naddress = \"{address}\"\nname = \"localhost\"\npatience = \"{patience}\"\n\n{}",
             self.name,
             self.quoted(&self.cohorts[site]),
+            self.quoted(&self.policies[site]),
             identity(site.as_str()),
         );
         self.write(&format!("{site}.toml"), &text)
@@ -155,19 +150,27 @@ impl Deployment {
     }
 }
 
-fn allowed(loaded: &Loaded) -> String {
-    if !loaded.study.is_simulation() {
-        return String::new();
-    }
-    let mut text = "allow_simulation = true\n".to_owned();
+/// A policy a site. In a deployment that is prepared for one study, the site's budget is the study's, rounded up;
+/// what only a simulation may do is permitted where the study is one.
+fn policy_texts(loaded: &Loaded) -> BTreeMap<SiteId, String> {
     let agreements = loaded.agreements();
-    if agreements
-        .values()
-        .any(|agreed| !agreed.plan.against().is_everybody())
-    {
-        text.push_str("trust_server_with_single_updates = true\n");
-    }
-    text
+    let simulation = loaded.study.is_simulation();
+    let shares = |agreed: &Agreement| !agreed.plan.against().is_everybody();
+    let policy = |participant: &Participant| {
+        let budget = agreements.get(&participant.site).map(|agreed| SiteBudget {
+            epsilon: (agreed.epsilon * 100.0).ceil() / 100.0,
+            delta: None,
+            allow_simulation: simulation,
+            trust_server_with_single_updates: simulation && shares(agreed),
+        });
+        // Cannot fail: names and numbers.
+        toml::to_string(&Policy::exactly(&loaded.study, participant, budget))
+            .expect("a policy serialises")
+    };
+    let sites = loaded.study.sites.iter();
+    sites
+        .map(|participant| (participant.site.clone(), policy(participant)))
+        .collect()
 }
 
 fn identity(name: &str) -> String {

@@ -197,8 +197,8 @@ impl Deployment {
             );
             let text = format!(
                 "site = \"{name}\"\nstudy = \"small\"\ncohort = \"study/cohorts/{name}/cohort.toml\"\n\
-                 state = \"{name}\"\n[server]\naddress = \"localhost:{port}\"\nname = \"localhost\"\n\
-                 patience = \"2m\"\n[privacy]\nepsilon = 8.0\nallow_simulation = true\n{}",
+                 state = \"{name}\"\npolicy = \"study/policies/{name}.toml\"\n[server]\naddress = \"localhost:{port}\"\nname = \"localhost\"\n\
+                 patience = \"2m\"\n{}",
                 identity(name)
             );
             fs::write(at.join(format!("{name}.toml")), text).unwrap();

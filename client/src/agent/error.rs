@@ -8,8 +8,10 @@ use consilium_core::{Digest, GroupName, SiteId, StudyId};
 use consilium_ops::{ExitCode, OperatorError};
 use consilium_rounds::RefusePlan;
 use consilium_store::site::SiteStoreError;
+use consilium_transparency::Rewritten;
 
 use crate::peer::PeerError;
+use crate::policy::Forbidden;
 use crate::privacy::Refusal;
 use crate::work::WorkError;
 
@@ -29,9 +31,18 @@ pub enum AgentError {
     /// The thread that trains ended without an answer.
     #[error("the training thread ended without an answer")]
     WorkPanicked,
+    /// The site's policy.
+    #[error(transparent)]
+    Policy(#[from] Forbidden),
+    /// A file of this site that is not acceptable: the policy, or the cohort.
+    #[error("{0}")]
+    Site(OperatorError),
     /// Privacy: an agreement, a budget, or the ledger.
     #[error(transparent)]
     Privacy(#[from] Refusal),
+    /// The server's log is not what this site, or another, has seen of it.
+    #[error(transparent)]
+    Log(#[from] Rewritten),
     /// The plan is not what this site agreed to.
     #[error(transparent)]
     Plan(#[from] RefusePlan),
@@ -127,7 +138,10 @@ impl AgentError {
             Self::Store(error) => error.code(),
             Self::Work(error) => error.code,
             Self::WorkPanicked => "work_panicked",
+            Self::Policy(forbidden) => forbidden.code(),
+            Self::Site(error) => &error.code,
             Self::Privacy(refusal) => refusal.code(),
+            Self::Log(rewritten) => rewritten.code(),
             Self::Plan(error) => error.code(),
             Self::InvalidStudy(error) => error.code(),
             Self::UnreadableStudy { .. } => "study_unreadable",
@@ -160,6 +174,8 @@ impl From<AgentError> for OperatorError {
                 };
                 Self::new(exit, code, message, error.hint()).at(error.path().display())
             }
+            AgentError::Policy(forbidden) => forbidden.into(),
+            AgentError::Site(error) => error,
             AgentError::Privacy(refusal) => refusal.into(),
             AgentError::Work(error) => Self::failed(code, message, error.hint),
             AgentError::WorkPanicked => Self::new(
@@ -167,6 +183,13 @@ impl From<AgentError> for OperatorError {
                 code,
                 message,
                 "report this with the lines above; start again: nothing sealed is lost",
+            ),
+            AgentError::Log(_) => Self::new(
+                ExitCode::Refused,
+                code,
+                message,
+                "nothing was trained or sent since; keep this state folder and what `consilium-site log export` \
+                 writes as evidence, and ask the coordinator and the other sites what they were shown",
             ),
             AgentError::Plan(_) | AgentError::StudyChanged { .. } => Self::new(
                 ExitCode::Refused,

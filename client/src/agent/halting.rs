@@ -21,6 +21,12 @@ impl AgentError {
     pub fn withdrawal(&self, plan: Option<&RoundPlan>) -> Option<Withdrawal> {
         let (reason, may_return) = match self {
             Self::Privacy(refusal) => refusal.public(),
+            Self::Policy(_) => ("this site's policy does not permit it", true),
+            Self::Site(_) => ("a file of this site is not acceptable", true),
+            Self::Log(_) => (
+                "the server's log is not the one that this site or another has seen",
+                false,
+            ),
             Self::Plan(_) => ("the plan is not what this site agreed to", false),
             Self::CohortChanged { .. } => ("the records are not those of the beginning", true),
             Self::Work(_) => ("training or evaluation failed", true),

@@ -5,7 +5,9 @@ mod consortium;
 mod countersigned;
 mod halting;
 mod operating_system;
+mod permitting;
 mod spending;
+mod witness;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +16,8 @@ use consilium_data::manifest::Origin;
 use consilium_ops::{ExitCode, OperatorError};
 
 use super::*;
+use crate::policy::Policy;
+use crate::privacy::SiteBudget;
 use consortium::{Arrived, Server, Work, agreement, study};
 
 /// A site with a state folder.
@@ -71,9 +75,17 @@ impl Site {
             site: "a".parse().unwrap(),
             study: server.study.name.clone(),
             metrics_file: self.folder.path().join("metrics.json"),
-            budget: self.budget,
-            cohort: self.cohort.clone(),
+            policy: self.policy(&server.study),
         }
+    }
+
+    /// Writes a policy that permits exactly `study`, with this site's budget.
+    fn policy(&self, study: &Study) -> PathBuf {
+        let own = study.participant(&"a".parse().unwrap());
+        let policy = Policy::exactly(study, own.unwrap_or(&study.sites[0]), self.budget);
+        let path = self.folder.path().join("policy.toml");
+        std::fs::write(&path, toml::to_string(&policy).unwrap()).unwrap();
+        path
     }
 
     /// One process, from its start to its end.
@@ -84,13 +96,18 @@ impl Site {
             store,
             server.clone(),
             clock,
-            work.make(),
+            self.open(work),
         )
         .await?
         {
             Joined::Finished(outcome) => Ok(outcome),
             Joined::Agent(agent) => agent.run().await,
         }
+    }
+
+    fn open(&self, work: &Work) -> OpenCohort {
+        let (cohort, make) = (self.cohort.clone(), work.make());
+        Box::new(move || Ok((cohort, make)))
     }
 
     /// Runs into a refusal; its code and exit code.

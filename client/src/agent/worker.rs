@@ -1,5 +1,6 @@
 //! A thread of its own for everything that computes, so that the connection stays alive meanwhile.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use consilium_core::{ModelVector, Participant, RoundPlan, Study};
@@ -29,11 +30,13 @@ pub(super) struct Begin {
 enum Job {
     Train {
         plan: RoundPlan,
+        excluded: BTreeSet<String>,
         global: ModelVector,
         local: ModelVector,
         answer: oneshot::Sender<Result<Trained, WorkError>>,
     },
     Evaluate {
+        excluded: BTreeSet<String>,
         global: ModelVector,
         local: ModelVector,
         answer: oneshot::Sender<Result<Vec<MetricValue>, WorkError>>,
@@ -84,16 +87,18 @@ impl Worker {
         self.round_cost.as_ref()
     }
 
-    /// Trains; see [`LocalWork::train`].
+    /// Trains without those who are `excluded`; see [`LocalWork::train`].
     pub(super) async fn train(
         &self,
         plan: RoundPlan,
+        excluded: BTreeSet<String>,
         global: ModelVector,
         local: ModelVector,
     ) -> Result<Trained, AgentError> {
         let (answer, result) = oneshot::channel();
         let job = Job::Train {
             plan,
+            excluded,
             global,
             local,
             answer,
@@ -102,14 +107,16 @@ impl Worker {
         Ok(result.await.map_err(|_| AgentError::WorkPanicked)??)
     }
 
-    /// Evaluates; see [`LocalWork::evaluate`].
+    /// Evaluates without those who are `excluded`; see [`LocalWork::evaluate`].
     pub(super) async fn evaluate(
         &self,
+        excluded: BTreeSet<String>,
         global: ModelVector,
         local: ModelVector,
     ) -> Result<Vec<MetricValue>, AgentError> {
         let (answer, result) = oneshot::channel();
         let job = Job::Evaluate {
+            excluded,
             global,
             local,
             answer,
@@ -125,19 +132,25 @@ fn serve(mut work: Box<dyn LocalWork>, mut inbox: mpsc::UnboundedReceiver<Job>) 
         match job {
             Job::Train {
                 plan,
+                excluded,
                 global,
                 local,
                 answer,
             } => {
                 let mut report = reporter(plan.round);
-                let _ = answer.send(work.train(&plan, &global, &local, &mut report));
+                let trained = work
+                    .exclude(&excluded)
+                    .and_then(|()| work.train(&plan, &global, &local, &mut report));
+                let _ = answer.send(trained);
             }
             Job::Evaluate {
+                excluded,
                 global,
                 local,
                 answer,
             } => {
-                let _ = answer.send(work.evaluate(&global, &local));
+                let values = work.exclude(&excluded);
+                let _ = answer.send(values.and_then(|()| work.evaluate(&global, &local)));
             }
         }
     }

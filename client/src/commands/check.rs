@@ -26,6 +26,7 @@ struct Checked {
 pub fn check(path: &Path, format: Format) -> Result<(), OperatorError> {
     let config = SiteConfig::read(path)?;
     let mut problems = Vec::new();
+    problems.extend(config.read_policy().err());
     problems.extend(identity(&config).err());
     problems.extend(
         server_address(&config)
@@ -64,7 +65,7 @@ pub fn check(path: &Path, format: Format) -> Result<(), OperatorError> {
 
 fn text(checked: &Checked) -> String {
     let mut text = format!(
-        "site {}, study {}: configuration, certificates and cohort are acceptable\n{} records of {} patients\n",
+        "site {}, study {}: configuration, policy, certificates and cohort are acceptable\n{} records of {} patients\n",
         checked.site, checked.study, checked.records, checked.patients
     );
     for note in &checked.notes {

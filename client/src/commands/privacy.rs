@@ -84,7 +84,12 @@ pub fn show(path: &Path, export: Option<&Path>, format: Format) -> Result<(), Op
         .build()
         .map_err(|error| no_runtime(&error))?;
     let (standing, agreements, receipts) = runtime.block_on(read(&config))?;
-    let mut shown = shown(&config, &standing, &agreements)?;
+    let mut shown = shown(
+        &config,
+        config.read_policy()?.privacy,
+        &standing,
+        &agreements,
+    )?;
     // By study and length: the last of each study is its newest.
     for receipt in receipts {
         shown
@@ -167,6 +172,7 @@ fn receipt_shown((study, ledger, receipt): (StudyId, LedgerHead, Receipt)) -> Sh
 
 fn shown(
     config: &SiteConfig,
+    budget: Option<SiteBudget>,
     standing: &Standing,
     agreements: &[Agreed],
 ) -> Result<Shown, Refusal> {
@@ -174,7 +180,7 @@ fn shown(
     let smallest = agreements.iter().map(|agreed| agreed.agreement.delta);
     let fitted = agreements.iter().any(|agreed| agreed.fitted);
     let delta = standing.delta(
-        config.privacy.and_then(|budget| budget.delta),
+        budget.and_then(|budget| budget.delta),
         smallest.reduce(f64::min),
     );
     let mut studies = Vec::new();
@@ -194,7 +200,7 @@ fn shown(
         let statement = Statement::of(Some(name.clone()), &account, at, agreed)?;
         studies.push(statement.conditional_on_preprocessing(*fitted));
     }
-    let agreed = config.privacy.map(|budget| budget.epsilon);
+    let agreed = budget.map(|budget| budget.epsilon);
     let (total, mixed) = match ledger.total() {
         Ok(account) => {
             let total = Statement::of(None, &account, delta, agreed)?;
@@ -209,7 +215,7 @@ fn shown(
     };
     Ok(Shown {
         site: config.site.to_string(),
-        budget: config.privacy,
+        budget,
         studies,
         total,
         mixed,
@@ -253,6 +259,7 @@ pub fn settle(
     format: Format,
 ) -> Result<(), OperatorError> {
     let config = SiteConfig::read(path)?;
+    let budget = config.read_policy()?.privacy;
     let cohort = cohort(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -290,14 +297,14 @@ pub fn settle(
         for entry in entries {
             standing.ledger.push(entry).map_err(Refusal::from)?;
         }
-        let configured = config.privacy.and_then(|budget| budget.delta);
+        let configured = budget.and_then(|budget| budget.delta);
         let delta = standing.delta(configured, None);
         let mixed = |mixed| Refusal::Mixed {
             study: study.name.clone(),
             mixed,
         };
         let total = standing.ledger.total().map_err(mixed)?;
-        let agreed = config.privacy.map(|budget| budget.epsilon);
+        let agreed = budget.map(|budget| budget.epsilon);
         let total = Statement::of(None, &total, delta, agreed)?;
         if !dry_run {
             let added = store.settle_ledger(&rows).await;
@@ -406,7 +413,7 @@ fn text(shown: &Shown) -> String {
         ));
     }
     if shown.budget.is_none() {
-        text.push_str("no [privacy] budget in the configuration: private studies are refused\n");
+        text.push_str("no [privacy] budget in the policy: private studies are refused\n");
     }
     if let Some(Exported { ledger, events }) = &shown.exported {
         text.push_str(&format!(

@@ -12,8 +12,8 @@ use consilium_ops::{Format, OperatorError, StateLock, logging, output};
 use consilium_store::site::SiteStore;
 use tracing::info;
 
-use super::{cohort, identity, no_runtime, server_address};
-use crate::agent::{Agent, AgentError, Errand, Joined, MakeWork};
+use super::{identity, no_runtime, read_cohort, server_address};
+use crate::agent::{Agent, AgentError, Errand, Joined, MakeWork, OpenCohort};
 use crate::config::SiteConfig;
 use crate::outcome::Outcome;
 use crate::privacy::CohortFacts;
@@ -29,20 +29,18 @@ use crate::work::LocalWork;
 pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), OperatorError> {
     logging::start();
     let config = SiteConfig::read(path)?;
-    let identity = identity(&config)?;
+    let (identity, witness) = identity(&config)?;
     let address = server_address(&config).map_err(|error| error.at(path.display()))?;
-    let cohort = cohort(&config)?;
+    config.read_policy()?;
     std::fs::create_dir_all(&config.state)
         .map_err(|error| OperatorError::file(&config.state, &error))?;
     // Held until the program ends, however it ends.
     let _lock = StateLock::take(&config.state, "agent")?;
     let patience = Duration::from_secs(config.server.patience.0);
-    let credentials = Credentials::from(identity);
+    let credentials = Credentials::new(identity, &witness);
     let (files, site) = (config.identity.clone(), config.site.clone());
     let renewal = Renewal::new(files, site.clone(), address.clone(), credentials.clone());
-    let server = GrpcServer::new(address, credentials, site, patience);
-    let facts = CohortFacts::of(&config.cohort, &cohort);
-    let make_work = work(cohort, config.device);
+    let server = GrpcServer::new(address, credentials, witness, site, patience);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -52,7 +50,7 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
         let mut stop = std::pin::pin!(stopped()?);
         let mut renewal = std::pin::pin!(renewal.keep());
         let ended = tokio::select! {
-            outcome = follow(&config, facts, server, make_work) => Some(outcome?),
+            outcome = follow(&config, server) => Some(outcome?),
             stop = &mut stop => stop.map(|()| None)?,
             never = &mut renewal => match never {},
         };
@@ -69,28 +67,31 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
     })
 }
 
-async fn follow(
-    config: &SiteConfig,
-    cohort: CohortFacts,
-    server: GrpcServer,
-    make_work: MakeWork,
-) -> Result<Outcome, AgentError> {
+async fn follow(config: &SiteConfig, server: GrpcServer) -> Result<Outcome, AgentError> {
     let store = SiteStore::open(&config.database()).await?;
     let errand = Errand {
         site: config.site.clone(),
         study: config.study.clone(),
         metrics_file: config.metrics_file(),
-        budget: config.privacy,
-        cohort,
+        policy: config.policy.clone(),
     };
-    let clock = Arc::new(SystemClock);
-    let ended = match Agent::join(errand, store.clone(), server, clock, make_work).await {
+    let (clock, open) = (Arc::new(SystemClock), open_cohort(config));
+    let ended = match Agent::join(errand, store.clone(), server, clock, open).await {
         Ok(Joined::Finished(outcome)) => Ok(outcome),
         Ok(Joined::Agent(agent)) => agent.run().await,
         Err(error) => Err(error),
     };
     store.close().await;
     ended
+}
+
+fn open_cohort(config: &SiteConfig) -> OpenCohort {
+    let (manifest, device) = (config.cohort.clone(), config.device);
+    Box::new(move || {
+        let cohort = read_cohort(&manifest)?;
+        let facts = CohortFacts::of(&manifest, &cohort);
+        Ok((facts, work(cohort, device)))
+    })
 }
 
 pub(super) fn work(cohort: Cohort, device: DeviceChoice) -> MakeWork {

@@ -80,7 +80,7 @@ impl Protection {
         }
         if study.is_simulation() {
             let missing = if !site.allow_simulation {
-                Some(NotSimulated::Configuration)
+                Some(NotSimulated::Policy)
             } else if cohort.origin == Origin::Real {
                 Some(NotSimulated::Cohort(cohort.manifest.clone()))
             } else {

@@ -16,7 +16,7 @@ use super::statement::number;
 pub enum Whose {
     /// That of one study, as its participants agreed.
     Study,
-    /// That of this site, over all studies, as its configuration says.
+    /// That of this site, over all studies, as its policy says.
     Site,
 }
 
@@ -32,8 +32,8 @@ impl std::fmt::Display for Whose {
 /// What a site lacks to take part in a study with seeded noise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotSimulated {
-    /// Its configuration does not allow it.
-    Configuration,
+    /// Its policy does not allow it.
+    Policy,
     /// Its cohort, of this manifest, is of real patients.
     Cohort(PathBuf),
 }
@@ -59,10 +59,10 @@ pub enum Refusal {
          patients, and an update without protection exceeds every budget"
     )]
     NoProtection(StudyId),
-    /// The configuration does not say how much this site may spend.
+    /// The policy does not say how much this site may spend.
     #[error(
         "study {study} spends up to epsilon {epsilon} at delta {delta:e} of this site's patients, and the \
-         configuration does not say how much they may spend in all"
+         policy does not say how much they may spend in all"
     )]
     NoSiteBudget {
         /// The study.
@@ -76,7 +76,7 @@ pub enum Refusal {
     #[error(
         "the noise of study {study} comes from a seed in its document, so that it protects nobody{}",
         match missing {
-            NotSimulated::Configuration => ", and the configuration does not allow simulations",
+            NotSimulated::Policy => ", and the policy does not allow simulations",
             NotSimulated::Cohort(_) => "; the cohort is of real patients",
         }
     )]
@@ -223,7 +223,7 @@ impl Refusal {
             Self::NoProtection(_) => "privacy_unprotected_study",
             Self::NoSiteBudget { .. } => "privacy_budget_not_set",
             Self::Simulation { missing, .. } => match missing {
-                NotSimulated::Configuration => "privacy_simulation_not_allowed",
+                NotSimulated::Policy => "privacy_simulation_not_allowed",
                 NotSimulated::Cohort(_) => "privacy_simulation_real_cohort",
             },
             Self::TrustedServer(_) => "privacy_server_not_trusted",
@@ -248,7 +248,7 @@ impl Refusal {
             | Self::TrustedServer(_)
             | Self::Fitted { .. }
             | Self::Simulation {
-                missing: NotSimulated::Configuration,
+                missing: NotSimulated::Policy,
                 ..
             }
             | Self::BrokenLedger(_)
@@ -266,15 +266,15 @@ impl Refusal {
                   marked simulated or public may leave out [privacy]"
                 .into(),
             Self::Simulation { missing, .. } => match missing {
-                NotSimulated::Configuration => "to simulate with a cohort that is generated or public, add to the \
-                      configuration:\n[privacy]\nallow_simulation = true"
+                NotSimulated::Policy => "to simulate with a cohort that is generated or public, add to the \
+                      policy:\n[privacy]\nallow_simulation = true"
                     .into(),
                 NotSimulated::Cohort(_) => "ask the coordinator for a study with randomness = \"operating-system\"; \
                       only a cohort whose origin is simulated or public may simulate"
                     .into(),
             },
             Self::TrustedServer(_) => "ask the coordinator for against = \"everybody\"; if your data-protection officer \
-                  agrees that the server may see what this site learned, add to the configuration:\n\
+                  agrees that the server may see what this site learned, add to the policy:\n\
                   [privacy]\ntrust_server_with_single_updates = true"
                 .into(),
             Self::Fitted { cohort, .. } => {
@@ -295,7 +295,7 @@ impl Refusal {
                 "ask the coordinator for a study with noise_level = \"hardened\"; nothing was accepted".into()
             }
             Self::NoSiteBudget { epsilon, .. } => format!(
-                "agree on a number with your data-protection officer, and add to the configuration:\n\
+                "agree on a number with your data-protection officer, and add to the policy:\n\
                  [privacy]\nepsilon = {epsilon}"
             ),
             Self::Exhausted {
@@ -305,7 +305,7 @@ impl Refusal {
             Self::Exhausted {
                 whose: Whose::Site, ..
             } => "`consilium-site privacy show` lists what was spent; only your data-protection officer may \
-                  raise privacy.epsilon in the configuration"
+                  raise privacy.epsilon in the policy"
                 .into(),
             Self::Unprotected { .. } => "use a state folder of its own for simulations; the patients of that \
                   study, if there were any, have no protection left to spend"
@@ -341,9 +341,7 @@ impl From<Refusal> for OperatorError {
         );
         let place = match &refusal {
             Refusal::Simulation { missing, .. } => Some(match missing {
-                NotSimulated::Configuration => {
-                    "privacy.allow_simulation in the configuration".into()
-                }
+                NotSimulated::Policy => "privacy.allow_simulation in the policy".into(),
                 NotSimulated::Cohort(manifest) => format!("origin in {}", manifest.display()),
             }),
             Refusal::Fitted { cohort, .. } => Some(format!(

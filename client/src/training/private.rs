@@ -66,6 +66,12 @@ impl PrivateSteps {
         }))
     }
 
+    /// Draws from the patients of these records from now on. Rate and divisor stay as declared: how many are left is
+    /// private.
+    pub fn draw_from(&mut self, train: &[usize], patient_of: &[u32]) {
+        self.records_of = units(self.plan.settings().unit, train, patient_of);
+    }
+
     /// Begins the steps of one round.
     ///
     /// # Errors

@@ -23,8 +23,9 @@ use consilium_data::manifest::Origin;
 use consilium_site::agent::{Agent, AgentError, Errand, Joined, MakeWork};
 use consilium_site::outcome::Outcome;
 use consilium_site::peer::{Peer, Wanted};
-use consilium_site::privacy::CohortFacts;
-use consilium_site::transport::{GrpcServer, ServerAddress};
+use consilium_site::policy::Policy;
+use consilium_site::privacy::{CohortFacts, SiteBudget};
+use consilium_site::transport::{GrpcServer, ServerAddress, Witness};
 use consilium_store::site::SiteStore;
 use tempfile::TempDir;
 
@@ -198,13 +199,17 @@ impl Consortium {
             site: site(name),
             study: "toy".parse().unwrap(),
             metrics_file: self.metrics_file(name),
-            budget: None,
-            cohort: CohortFacts {
-                manifest: "cohort.toml".into(),
-                origin: Origin::Simulated,
-                fitted: Vec::new(),
-            },
+            policy: self.write_policy(name, &study(), None),
         }
+    }
+
+    /// Writes a policy that permits `study` at site `name`, and says where.
+    pub fn write_policy(&self, name: &str, study: &Study, budget: Option<SiteBudget>) -> PathBuf {
+        let path = self.folder.path().join(format!("{name}.policy.toml"));
+        let participant = study.participant(&site(name)).unwrap();
+        let policy = Policy::exactly(study, participant, budget);
+        std::fs::write(&path, toml::to_string(&policy).unwrap()).unwrap();
+        path
     }
 
     pub fn metrics_file(&self, name: &str) -> PathBuf {
@@ -220,7 +225,15 @@ impl Consortium {
     ) -> Result<Outcome, AgentError> {
         let store = self.store(name).await;
         let clock = Arc::new(SystemClock);
-        let ended = match Agent::join(self.errand(name), store.clone(), peer, clock, work).await {
+        let ended = match Agent::join(
+            self.errand(name),
+            store.clone(),
+            peer,
+            clock,
+            Box::new(|| Ok((simulated(), work))),
+        )
+        .await
+        {
             Ok(Joined::Finished(outcome)) => Ok(outcome),
             Ok(Joined::Agent(agent)) => agent.run().await,
             Err(error) => Err(error),
@@ -239,6 +252,15 @@ impl Consortium {
             outcomes.push(outcome.unwrap());
         }
         outcomes
+    }
+}
+
+/// A cohort of nobody.
+pub fn simulated() -> CohortFacts {
+    CohortFacts {
+        manifest: "cohort.toml".into(),
+        origin: Origin::Simulated,
+        fitted: Vec::new(),
     }
 }
 
@@ -285,8 +307,9 @@ pub fn peer(
         address: address.to_owned(),
         name: "localhost".try_into().unwrap(),
     };
+    let witness = Witness::new(&identity, authority).unwrap();
     let tls = client_config(identity, authority).unwrap();
-    GrpcServer::new(address, tls, site(name), patience)
+    GrpcServer::new(address, tls, witness, site(name), patience)
 }
 
 /// A connection that shows a certificate without looking at it first, as a broken agent would.
@@ -310,5 +333,12 @@ pub fn careless_peer(name: &str, address: &str, certs: &Path, authority: &Path) 
         address: address.to_owned(),
         name: "localhost".try_into().unwrap(),
     };
-    GrpcServer::new(address, tls, site(name), Duration::from_secs(20))
+    // Never comes to sign anything.
+    let folder = tempfile::tempdir().unwrap();
+    let stranger = Authority::create_with_unencrypted_key(folder.path(), "stranger").unwrap();
+    stranger.issue_site(&site(name), folder.path()).unwrap();
+    let [pem, key] = ["pem", "key"].map(|kind| folder.path().join(format!("{name}.{kind}")));
+    let identity = Identity::load(&pem, &key, Role::Site).unwrap();
+    let witness = Witness::new(&identity, authority).unwrap();
+    GrpcServer::new(address, tls, witness, site(name), Duration::from_secs(20))
 }

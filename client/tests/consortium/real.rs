@@ -1,5 +1,6 @@
 //! A small study with the real network and generated cohorts, run to its end.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -49,6 +50,10 @@ impl LocalWork for Watched {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Trained, WorkError> {
         self.work.train(plan, global, local, progress)
+    }
+
+    fn exclude(&mut self, patients: &BTreeSet<String>) -> Result<(), WorkError> {
+        self.work.exclude(patients)
     }
 
     fn evaluate(
@@ -178,12 +183,13 @@ impl Real {
             real.write_cohort(name, 1, &real.folder().join(name));
             let text = format!(
                 "site = \"{name}\"\nstudy = \"real\"\ncohort = \"{name}/cohort.toml\"\n\
-                 state = \"state-{name}\"\n\
+                 state = \"state-{name}\"\npolicy = \"{name}.policy.toml\"\n\
                  [server]\naddress = \"localhost:7443\"\nname = \"localhost\"\n\
                  [identity]\ncertificate = \"certs/{name}.pem\"\nkey = \"certs/{name}.key\"\n\
                  authority = \"authority/authority.pem\"\n"
             );
             std::fs::write(real.config(name), text).unwrap();
+            real.consortium.write_policy(name, &study().0, None);
         }
         real
     }
@@ -247,11 +253,11 @@ impl Real {
             site: site(name),
             study: "real".parse().unwrap(),
             metrics_file: self.folder().join(format!("state-{name}/metrics.json")),
-            budget: self.budget,
-            cohort: facts,
+            policy: self.consortium.write_policy(name, &study().0, self.budget),
         };
         let clock = Arc::new(SystemClock);
-        Agent::join(errand, self.store(name).await, peer, clock, work).await
+        let open = Box::new(|| Ok((facts, work)));
+        Agent::join(errand, self.store(name).await, peer, clock, open).await
     }
 
     /// Runs the whole study with every site; what each ended with, in name order.

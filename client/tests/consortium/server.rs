@@ -10,19 +10,24 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use consilium_certs::{Identity, Role, Signer, server_config};
-use consilium_core::clock::Timestamp;
+use consilium_core::clock::{Clock as _, SystemClock, Timestamp};
 use consilium_core::vector::{bytes_to_values, values_to_bytes};
-use consilium_core::{Digest, GroupName, ModelVector, SiteId, Study};
+use consilium_core::{Digest, GroupName, ModelVector, RoundPlan, SiteId, Study};
 use consilium_proto::consortium_server::{Consortium, ConsortiumServer};
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
     AssignmentReply, AwaitAssignmentRequest, DownloadGroupRequest, GetStudyReply, GetStudyRequest,
-    MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, Refused, RejoinReply, RejoinRequest, UploadMessage,
-    UploadReply, ValueChunk, WithdrawReply, WithdrawRequest, assignment_to_wire, digest_from_wire,
-    head_from_wire, receipt_to_wire, withdrawal_from_wire,
+    MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, ReadLogReply, ReadLogRequest, Refused, RejoinReply,
+    RejoinRequest, UploadMessage, UploadReply, ValueChunk, WithdrawReply, WithdrawRequest,
+    WitnessLogReply, WitnessLogRequest, assignment_to_wire, digest_from_wire, head_from_wire,
+    receipt_to_wire, signed_from_wire, view_to_wire, withdrawal_from_wire,
 };
 use consilium_rounds::{
-    Assignment, Coordination, Countersigned, Effect, Event, LedgerHead, Receipt,
+    Assignment, Coordination, Countersigned, Effect, Event, LedgerHead, Receipt, Withdrawal,
+};
+use consilium_transparency::{
+    CommittedRound, Entry, Event as LogEvent, Found, Head, Other, Signed, Statement as _, Tree,
+    View, Witnessed, leaf_hash,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -53,6 +58,10 @@ pub struct Faults {
     pub wrong_models: BTreeSet<Digest>,
     /// Receipts whose signature does not fit.
     pub forged_receipts: bool,
+    /// The document that is shown instead of the study's.
+    pub document: Option<Vec<u8>>,
+    /// What is made of every plan before a site sees it.
+    pub plan: Option<fn(&mut RoundPlan)>,
 }
 
 /// Everything the server knows, and everything that reached it.
@@ -71,12 +80,18 @@ pub struct Inner {
     pub arrived_groups: Vec<(SiteId, GroupName)>,
     /// Updates that arrived whole, per site, repeated ones included.
     pub uploads: BTreeMap<SiteId, u32>,
+    /// Withdrawals that came, by site.
+    pub withdrawals: Vec<(SiteId, Withdrawal)>,
     /// Every download: (site, group, offset).
     pub downloads: Vec<(SiteId, String, u64)>,
     /// The newest head of each site's ledger that came with an update.
     pub ledgers: BTreeMap<SiteId, LedgerHead>,
     /// Signs what is said about them; nothing before the server listens.
     pub signer: Option<Signer>,
+    /// The entries of the log.
+    pub log: Vec<Vec<u8>>,
+    /// The newest counter-signature of each site, with the head that it is of.
+    pub witnessed: BTreeMap<SiteId, (Signed, Signed)>,
 }
 
 impl ServerState {
@@ -87,8 +102,14 @@ impl ServerState {
     /// At the beginning of `study`, with the initial values of its shared groups.
     pub fn of(study: Study, initial: ModelVector) -> Arc<Self> {
         let mut coordination = Coordination::new(&study);
+        let before = coordination.clone();
         let started = Event::Started { now: Timestamp(0) };
-        let _ = coordination.handle(&study, started).unwrap();
+        let _ = coordination.handle(&study, started.clone()).unwrap();
+        let told = consilium_server::log::told(&started, &before, &coordination, None);
+        let first = LogEvent::StudyAccepted {
+            site: super::site("a"),
+            study: study.digest(),
+        };
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 models: BTreeMap::from([(initial.sha256(), initial)]),
@@ -98,9 +119,12 @@ impl ServerState {
                 faults: Faults::default(),
                 arrived_groups: Vec::new(),
                 uploads: BTreeMap::new(),
+                withdrawals: Vec::new(),
                 downloads: Vec::new(),
                 ledgers: BTreeMap::new(),
                 signer: None,
+                log: std::iter::once(first).chain(told).map(entry).collect(),
+                witnessed: BTreeMap::new(),
             }),
             version: watch::channel(0).0,
         })
@@ -161,6 +185,9 @@ impl Inner {
                 .map(|group| (group.clone(), Digest::of(&self.bytes(&model, group))))
                 .collect();
         }
+        if let (Some(change), Some(plan)) = (self.faults.plan, &mut assignment.plan) {
+            change(plan);
+        }
         assignment
     }
 
@@ -185,8 +212,89 @@ impl Inner {
         })
     }
 
+    fn sign(&self, head: &Head) -> Signed {
+        let signer = self.signer.as_ref().unwrap();
+        let signature = signer.sign(&Head::signed_bytes(&head.bytes())).unwrap();
+        Signed {
+            statement: head.bytes(),
+            scheme: signature.scheme,
+            signature: signature.bytes,
+            certificate: signer.certificate().to_vec(),
+        }
+    }
+
+    fn view(&self, site: &SiteId, asked: &ReadLogRequest) -> View {
+        let tree: Tree = self.log.iter().map(|entry| leaf_hash(entry)).collect();
+        let size = tree.len();
+        let head = Head {
+            log: tree.leaf(0).unwrap(),
+            size,
+            root: tree.root(),
+            at: SystemClock.now(),
+        };
+        let is_wanted = |bytes: &[u8]| match Entry::read(bytes).unwrap().event {
+            LogEvent::UpdateReceived {
+                site: of,
+                round,
+                attempt,
+                ..
+            } => {
+                let mut wanted = asked.updates.iter();
+                of == *site && wanted.any(|at| (at.round, at.attempt) == (round, attempt))
+            }
+            _ => false,
+        };
+        let found = (0..).zip(&self.log).filter(|(_, bytes)| is_wanted(bytes));
+        let others = self.witnessed.iter().filter(|(other, _)| *other != site);
+        let found_at = |index: usize| Found {
+            index: index as u64,
+            entry: self.log[index].clone(),
+            path: tree.inclusion(index as u64, size).unwrap(),
+        };
+        let find = |is_it: &dyn Fn(&LogEvent) -> bool| {
+            let entries = self
+                .log
+                .iter()
+                .map(|bytes| Entry::read(bytes).unwrap().event);
+            let at = entries.enumerate().filter(|(_, event)| is_it(event)).last();
+            at.map(|(index, _)| found_at(index))
+        };
+        let opened = find(
+            &|event| matches!(event, LogEvent::PlanOpened { round, .. } if *round == asked.committed),
+        );
+        let aggregated = find(
+            &|event| matches!(event, LogEvent::Aggregated { round, .. } if *round == asked.committed),
+        );
+        View {
+            committed: opened
+                .zip(aggregated)
+                .map(|(opened, aggregated)| CommittedRound { opened, aggregated }),
+            head: self.sign(&head),
+            consistency: tree.consistency(asked.seen, size).unwrap_or_default(),
+            updates: found.map(|(index, _)| found_at(index)).collect(),
+            others: others
+                .map(|(_, (head, witnessed))| {
+                    let then = head.says::<Head>().unwrap().size;
+                    Other {
+                        head: head.clone(),
+                        witnessed: witnessed.clone(),
+                        consistency: tree.consistency(then, size).unwrap_or_default(),
+                    }
+                })
+                .collect(),
+        }
+    }
+
     fn take(&mut self, event: Event) {
-        let effects = self.coordination.handle(&self.study, event).unwrap();
+        let before = self.coordination.clone();
+        let effects = self
+            .coordination
+            .handle(&self.study, event.clone())
+            .unwrap();
+        let told = consilium_server::log::told(&event, &before, &self.coordination, None);
+        if before != self.coordination {
+            self.log.extend(told.into_iter().map(entry));
+        }
         for effect in effects {
             match effect {
                 Effect::Aggregate { plan, contributors } => {
@@ -209,6 +317,11 @@ impl Inner {
             }
         }
     }
+}
+
+fn entry(event: LogEvent) -> Vec<u8> {
+    let at = SystemClock.now();
+    Entry { at, event }.bytes()
 }
 
 /// A server that listens, on a runtime of its own so that it can die with all its connections.
@@ -359,7 +472,10 @@ impl Consortium for Service {
         if request.get_ref().study != inner.study.name.as_str() {
             return Err(refuse("study_unknown", "there is no such study here"));
         }
-        let document = serde_json::to_vec(&inner.study).unwrap();
+        let document = match &inner.faults.document {
+            Some(document) => document.clone(),
+            None => serde_json::to_vec(&inner.study).unwrap(),
+        };
         Ok(Response::new(GetStudyReply { document }))
     }
 
@@ -543,7 +659,10 @@ impl Consortium for Service {
         withdrawal
             .check()
             .map_err(|invalid| refuse(invalid.code(), &invalid.to_string()))?;
-        self.0.inner().take(Event::Withdrawn { site, withdrawal });
+        let mut inner = self.0.inner();
+        inner.withdrawals.push((site.clone(), withdrawal.clone()));
+        inner.take(Event::Withdrawn { site, withdrawal });
+        drop(inner);
         self.0.version.send_modify(|version| *version += 1);
         Ok(Response::new(WithdrawReply {}))
     }
@@ -555,5 +674,28 @@ impl Consortium for Service {
         let site = caller(&request);
         self.0.inner().take(Event::Returned { site });
         Ok(Response::new(RejoinReply {}))
+    }
+
+    async fn read_log(
+        &self,
+        request: Request<ReadLogRequest>,
+    ) -> Result<Response<ReadLogReply>, Status> {
+        let site = caller(&request);
+        let view = self.0.inner().view(&site, request.get_ref());
+        Ok(Response::new(view_to_wire(&view)))
+    }
+
+    async fn witness_log(
+        &self,
+        request: Request<WitnessLogRequest>,
+    ) -> Result<Response<WitnessLogReply>, Status> {
+        let site = caller(&request);
+        let signed = request.into_inner().witnessed;
+        let signed = signed_from_wire(signed.as_ref(), "witnessed").unwrap();
+        let seen: Witnessed = signed.says().unwrap();
+        let mut inner = self.0.inner();
+        let head = inner.sign(&seen.head);
+        inner.witnessed.insert(site, (head, signed));
+        Ok(Response::new(WitnessLogReply {}))
     }
 }

@@ -7,7 +7,7 @@ use crate::event::Repeated;
 use crate::faults::{Fault, injected};
 use crate::ledger::{Account, Budget, NotAdmitted, Spending, StepsExhausted};
 use crate::noise::NoiseLevel;
-use crate::plan::{Plan, PlanError, Training, Unit};
+use crate::plan::{Clip, Plan, PlanError, Training, Unit};
 use crate::release::{Against, ReleasePlan};
 
 /// A plan with its length and the guarantee that was agreed.
@@ -63,6 +63,18 @@ impl AgreedPlan {
         match self {
             Self::Steps(plan) => plan.settings().noise_multiplier,
             Self::Releases(plan) => plan.settings().noise_multiplier,
+        }
+    }
+
+    /// Largest norm that a contribution can have after clipping, over the whole training.
+    #[must_use]
+    pub fn largest_clip_norm(&self) -> f64 {
+        match self {
+            Self::Steps(plan) => match &plan.settings().clip {
+                Clip::Fixed(rule) => rule.sensitivity(),
+                Clip::Quantile(config) => config.maximum,
+            },
+            Self::Releases(plan) => plan.settings().clip_norm,
         }
     }
 

@@ -5,6 +5,7 @@
 //! never a missing one.
 
 mod blobs;
+mod log;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,13 +13,15 @@ use std::sync::Arc;
 
 use consilium_core::{GroupName, SiteId, Study};
 use consilium_rounds::{Coordination, LedgerHead, RoundRecord};
-use sqlx::Row as _;
+use consilium_transparency::Entry;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqlitePool;
+use sqlx::{Row as _, Sqlite, Transaction};
 
 use crate::sqlite::{self, Trouble};
 
 pub use blobs::{BlobReader, BlobWriter, Blobs};
+pub use log::WitnessedHead;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/server");
 
@@ -204,32 +207,46 @@ impl ServerStore {
         Ok(Some((study, state)))
     }
 
-    /// Loads the study, or records it at its beginning; refuses the folder of another study.
+    /// Loads the study, or records it at its beginning; refuses the folder of another study. `first` begins the
+    /// log where there is none.
     ///
     /// # Errors
     /// [`ServerStoreError`].
-    pub async fn load_or_create(&self, study: &Study) -> Result<Coordination, ServerStoreError> {
+    pub async fn load_or_create(
+        &self,
+        study: &Study,
+        first: &Entry,
+    ) -> Result<Coordination, ServerStoreError> {
+        let first = std::slice::from_ref(first);
         if let Some((known, coordination)) = self.load().await? {
             if known.digest() != study.digest() {
                 let path = self.path.clone();
                 return Err(ServerStoreError::OtherStudy { path });
+            }
+            // A folder from before there was a log.
+            if self.log_from(0).await?.is_empty() {
+                self.append_to_log(first).await?;
             }
             return Ok(coordination);
         }
         let coordination = Coordination::new(study);
         let document = serde_json::to_vec(study).map_err(|error| self.failed(error))?;
         let state = serde_json::to_string(&coordination).map_err(|error| self.failed(error))?;
+        let mut together = self.begin().await?;
         sqlx::query("INSERT INTO study (id, digest, document, coordination) VALUES (1, ?, ?, ?)")
             .bind(study.digest().to_string())
             .bind(document)
             .bind(state)
-            .execute(&self.pool)
+            .execute(&mut *together)
             .await
             .map_err(|error| self.failed(error))?;
+        self.append(&mut together, first).await?;
+        self.commit(together).await?;
         Ok(coordination)
     }
 
-    /// Records where the study stands now. The first `known` closed rounds are recorded already.
+    /// Records where the study stands now, with the log entries that tell of it. The first `known` closed rounds
+    /// are recorded already.
     ///
     /// # Errors
     /// [`ServerStoreError`]; then the former state stands.
@@ -237,27 +254,20 @@ impl ServerStore {
         &self,
         coordination: &Coordination,
         known: usize,
+        log: &[Entry],
     ) -> Result<(), ServerStoreError> {
         let open = Coordination {
             closed: Arc::default(),
             ..coordination.clone()
         };
         let state = serde_json::to_string(&open).map_err(|error| self.failed(error))?;
-        let update = sqlx::query("UPDATE study SET coordination = ? WHERE id = 1").bind(state);
-        let new = coordination.closed.get(known..).unwrap_or_default();
-        if new.is_empty() {
-            let updated = update.execute(&self.pool).await;
-            return updated.map(|_| ()).map_err(|error| self.failed(error));
-        }
-        let mut together = self
-            .pool
-            .begin()
-            .await
-            .map_err(|error| self.failed(error))?;
-        update
+        let mut together = self.begin().await?;
+        sqlx::query("UPDATE study SET coordination = ? WHERE id = 1")
+            .bind(state)
             .execute(&mut *together)
             .await
             .map_err(|error| self.failed(error))?;
+        let new = coordination.closed.get(known..).unwrap_or_default();
         for (position, record) in (known..).zip(new) {
             let record = serde_json::to_string(record).map_err(|error| self.failed(error))?;
             // A call that was given up may have recorded it.
@@ -268,7 +278,8 @@ impl ServerStore {
                 .await
                 .map_err(|error| self.failed(error))?;
         }
-        together.commit().await.map_err(|error| self.failed(error))
+        self.append(&mut together, log).await?;
+        self.commit(together).await
     }
 
     /// What each site has of the ended study.
@@ -338,7 +349,7 @@ impl ServerStore {
             .collect()
     }
 
-    /// Records the head of a site's ledger in place of the one before.
+    /// Records the head of a site's ledger in place of the one before, with the log entry that tells of it.
     ///
     /// # Errors
     /// [`ServerStoreError`].
@@ -346,15 +357,40 @@ impl ServerStore {
         &self,
         site: &SiteId,
         ledger: &LedgerHead,
+        log: &Entry,
     ) -> Result<(), ServerStoreError> {
+        let mut together = self.begin().await?;
         sqlx::query("INSERT OR REPLACE INTO ledger_head (site, length, head) VALUES (?, ?, ?)")
             .bind(site.as_str())
             .bind(i64::try_from(ledger.length).unwrap_or(i64::MAX))
             .bind(ledger.head.to_string())
-            .execute(&self.pool)
+            .execute(&mut *together)
             .await
             .map_err(|error| self.failed(error))?;
-        Ok(())
+        self.append(&mut together, std::slice::from_ref(log))
+            .await?;
+        self.commit(together).await
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, ServerStoreError> {
+        self.pool.begin().await.map_err(|error| self.failed(error))
+    }
+
+    async fn commit(
+        &self,
+        transaction: Transaction<'static, Sqlite>,
+    ) -> Result<(), ServerStoreError> {
+        let committed = transaction.commit().await;
+        committed.map_err(|error| self.failed(error))
+    }
+
+    async fn append(
+        &self,
+        transaction: &mut Transaction<'static, Sqlite>,
+        entries: &[Entry],
+    ) -> Result<(), ServerStoreError> {
+        let appended = crate::log::append(transaction, entries).await;
+        appended.map_err(|error| self.failed(error))
     }
 
     fn failed(&self, trouble: impl Into<Trouble>) -> ServerStoreError {
@@ -368,6 +404,15 @@ mod tests {
     use consilium_rounds::Event;
 
     use super::*;
+
+    fn first() -> Entry {
+        Entry {
+            at: Timestamp(0),
+            event: consilium_transparency::Event::StudyRejoined {
+                site: "a".parse().unwrap(),
+            },
+        }
+    }
 
     /// Two sites, three rounds, one of which fails.
     fn study() -> Study {
@@ -448,7 +493,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = ServerStore::open(folder.path()).await.unwrap();
         let study = study();
-        let mut coordination = store.load_or_create(&study).await.unwrap();
+        let mut coordination = store.load_or_create(&study, &first()).await.unwrap();
         let before = coordination.clone();
         // No page more than there are.
         sqlx::query("PRAGMA max_page_count = 1")
@@ -462,7 +507,7 @@ mod tests {
             cause: consilium_rounds::Cause::SumFailed,
             reason: "x".repeat(1 << 16),
         };
-        let full = store.save(&coordination, 0).await.unwrap_err();
+        let full = store.save(&coordination, 0, &[]).await.unwrap_err();
         assert_eq!(full.code(), "store_disk_full");
         assert_eq!(store.load().await.unwrap().unwrap().1, before);
     }
@@ -474,13 +519,13 @@ mod tests {
         let store = ServerStore::open(folder.path()).await.unwrap();
         assert!(ServerStore::exists(folder.path()));
         let study = study();
-        let mut coordination = store.load_or_create(&study).await.unwrap();
+        let mut coordination = store.load_or_create(&study, &first()).await.unwrap();
         for event in events() {
             let known = coordination.closed.len();
             coordination.handle(&study, event).unwrap();
-            store.save(&coordination, known).await.unwrap();
+            store.save(&coordination, known, &[]).await.unwrap();
             // A second time, as after a call that was given up.
-            store.save(&coordination, known).await.unwrap();
+            store.save(&coordination, known, &[]).await.unwrap();
             assert_eq!(store.load().await.unwrap().unwrap().1, coordination);
         }
         assert_eq!(coordination.closed.len(), 2);
@@ -495,7 +540,12 @@ mod tests {
             coordination.handle(&study, event).unwrap();
         }
         let store = ServerStore::open(folder.path()).await.unwrap();
-        store.load_or_create(&study).await.unwrap();
+        store.load_or_create(&study, &first()).await.unwrap();
+        // Of a time when there was no log either.
+        sqlx::query("DROP TRIGGER log_entry_is_not_removed")
+            .execute(&store.pool)
+            .await
+            .unwrap();
         MIGRATIONS.undo(&store.pool, 1).await.unwrap();
         sqlx::query("UPDATE study SET coordination = ?")
             .bind(serde_json::to_string(&coordination).unwrap())
@@ -524,12 +574,37 @@ mod tests {
         };
         for (site, length) in [("a", 1), ("b", 7), ("a", 3)] {
             let site = site.parse().unwrap();
-            store.keep_ledger_head(&site, &head(length)).await.unwrap();
+            store
+                .keep_ledger_head(&site, &head(length), &first())
+                .await
+                .unwrap();
         }
         store.pool.close().await;
         let store = ServerStore::open(folder.path()).await.unwrap();
         let [a, b] = ["a", "b"].map(|site| site.parse().unwrap());
         let expected = BTreeMap::from([(a, head(3)), (b, head(7))]);
         assert_eq!(store.ledger_heads().await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn entries_of_the_log_follow_each_other_and_are_neither_changed_nor_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ServerStore::open(folder.path()).await.unwrap();
+        store.load_or_create(&study(), &first()).await.unwrap();
+        store.append_to_log(&[first(), first()]).await.unwrap();
+        for statement in [
+            "UPDATE log_entry SET entry = x'00'",
+            "DELETE FROM log_entry",
+            "INSERT OR REPLACE INTO log_entry (position, entry) VALUES (0, x'00')",
+            "INSERT INTO log_entry (position, entry) VALUES (9, x'00')",
+        ] {
+            let refused = sqlx::query(statement).execute(&store.pool).await;
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("log_entry"), "{statement}: {refused}");
+        }
+        // Begun once.
+        store.load_or_create(&study(), &first()).await.unwrap();
+        assert_eq!(store.log_from(0).await.unwrap(), vec![first().bytes(); 3]);
+        assert_eq!(store.log_from(2).await.unwrap().len(), 1);
     }
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use consilium_core::vector::values_to_bytes;
 use consilium_core::{Digest, ModelVector, Study, StudyId};
 use consilium_rounds::Participation;
+use consilium_transparency::Entry;
 use sqlx::Row as _;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqlitePool;
@@ -95,13 +96,17 @@ pub struct StoredMetric {
 }
 
 mod error;
+mod excluded;
 mod halt;
+mod log;
 mod privacy;
 mod receipts;
 mod rows;
+mod sent;
 
 pub use error::SiteStoreError;
 pub use halt::Halt;
+pub use log::{Delivered, SeenHead};
 pub use privacy::PrivacyEvent;
 use rows::json;
 
@@ -206,6 +211,7 @@ impl SiteStore {
         document: &[u8],
         local: &ModelVector,
         preparation: Option<&str>,
+        log: &Entry,
     ) -> Result<()> {
         let mut transaction = self.begin().await?;
         sqlx::query(
@@ -231,6 +237,7 @@ impl SiteStore {
             .await
             .map_err(self.failed())?;
         }
+        self.note(&mut transaction, log).await?;
         self.commit(transaction).await
     }
 
@@ -246,6 +253,7 @@ impl SiteStore {
         update: &ModelVector,
         local: &ModelVector,
         privacy: Option<&PrivacyEvent>,
+        log: &Entry,
     ) -> Result<()> {
         let mut transaction = self.begin().await?;
         if let Some(event) = privacy {
@@ -268,6 +276,7 @@ impl SiteStore {
                 .map_err(self.failed())?;
             }
         }
+        self.note(&mut transaction, log).await?;
         self.commit(transaction).await
     }
 

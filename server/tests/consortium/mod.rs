@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use consilium_certs::{Authority, Identity, Role, client_config};
-use consilium_core::clock::{Clock, Timestamp};
+use consilium_core::clock::{Clock, SystemClock, Timestamp};
 use consilium_core::study::{
     Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, Randomness, Schedule, WeightRule,
 };
@@ -130,8 +130,22 @@ impl Consortium {
         Self::of(study, &initial(), change).await
     }
 
+    /// With a clock that shows the present time: certificates are judged by it.
+    pub async fn today(study: Study) -> Self {
+        Self::at(SystemClock.now(), study, &initial(), |blobs| blobs).await
+    }
+
     /// With these initial values of the shared groups.
     pub async fn of(
+        study: Study,
+        initial: &ModelVector,
+        change: impl FnOnce(Blobs) -> Blobs,
+    ) -> Self {
+        Self::at(Timestamp(0), study, initial, change).await
+    }
+
+    async fn at(
+        now: Timestamp,
         study: Study,
         initial: &ModelVector,
         change: impl FnOnce(Blobs) -> Blobs,
@@ -156,7 +170,7 @@ impl Consortium {
         std::fs::write(folder.path().join("initial.safetensors"), model).unwrap();
         let mut consortium = Self {
             folder,
-            clock: Arc::default(),
+            clock: Arc::new(Hand(now.0.into())),
             study,
             running: None,
         };

@@ -128,7 +128,10 @@ async fn a_site_that_does_not_simulate_is_asked_for_nothing() {
             site.store.clone(),
             server.clone(),
             site.clock.clone(),
-            unread,
+            {
+                let facts = site.cohort.clone();
+                Box::new(move || Ok((facts, unread)))
+            },
         )
         .await;
         let Err(error) = joined else {
@@ -240,4 +243,43 @@ async fn real_patients_take_part_in_no_study_without_protection() {
     let (code, ..) = site.refused(&open, &Work::open()).await;
     assert_eq!(code, "privacy_unprotected_study");
     assert!(!site.has_accepted(&open).await);
+}
+
+/// A cohort that must not be opened.
+fn closed() -> OpenCohort {
+    Box::new(|| panic!("the cohort was opened"))
+}
+
+#[tokio::test]
+async fn a_study_that_the_policy_does_not_permit_is_refused_before_the_cohort_is_opened() {
+    let site = Site::with(100.0).await;
+    let server = site.server("forbidden");
+    let errand = site.errand(&server);
+    let text = std::fs::read_to_string(&errand.policy).unwrap();
+    std::fs::write(&errand.policy, text.replace("\"trunk\"", "\"head/t\"")).unwrap();
+    let store = site.store.clone();
+    let joined = Agent::join(errand, store, server.clone(), site.clock.clone(), closed()).await;
+    let error = OperatorError::from(joined.err().unwrap());
+    assert_eq!(
+        (error.code.as_str(), error.exit),
+        ("policy_group", ExitCode::Refused)
+    );
+    assert!(!site.has_accepted(&server).await);
+    let told = server.script.lock().unwrap().told.clone();
+    assert_eq!(told.last().unwrap().0.code, "policy_group");
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_read_permits_nothing() {
+    let site = Site::with(100.0).await;
+    let server = site.server("unread");
+    let errand = site.errand(&server);
+    std::fs::write(&errand.policy, "studies = 3").unwrap();
+    let store = site.store.clone();
+    let joined = Agent::join(errand, store, server.clone(), site.clock.clone(), closed()).await;
+    let error = OperatorError::from(joined.err().unwrap());
+    assert_eq!(
+        (error.code.as_str(), error.exit),
+        ("config_wrong_value", ExitCode::Configuration)
+    );
 }

@@ -11,11 +11,15 @@ use consilium_core::study::{
 use consilium_core::vector::values_to_bytes;
 use consilium_core::{ModelManifest, Seed, TensorSpec};
 use consilium_rounds::{Assignment, Countersigned, LedgerHead, Receipt, Withdrawal};
+use consilium_transparency::{
+    CommittedRound, Entry, Event, Found, Head, Other, Signed, Statement, Tree, View, Witnessed,
+    leaf_hash,
+};
 use dp_rs::adjacency::Adjacency;
 use dp_rs::agreement::{AgreedPlan, Agreement};
 use dp_rs::clipping::ClipRule;
 use dp_rs::event::Repeated;
-use dp_rs::ledger::Entry;
+use dp_rs::ledger::Entry as LedgerEntry;
 use dp_rs::noise::{NoiseLevel, Randomness, RootKey};
 use dp_rs::plan::{Clip, Plan, PlanSettings, Transcript, Unit};
 use tokio::sync::Notify;
@@ -141,14 +145,14 @@ pub fn study(name: &str, agreement: Option<&Agreement>) -> Study {
 #[derive(Clone, Debug)]
 pub struct Arrived {
     pub sealed: Sealed,
-    pub ledger: Vec<Entry>,
+    pub ledger: Vec<LedgerEntry>,
 }
 
 impl Arrived {
     /// Whether it was paid for before it left.
     pub fn is_recorded(&self) -> bool {
         let digest = self.sealed.digest.to_string();
-        let pays = |entry: &&Entry| entry.record.release.as_ref() == Some(&digest);
+        let pays = |entry: &&LedgerEntry| entry.record.release.as_ref() == Some(&digest);
         self.ledger.iter().filter(pays).count() == 1
     }
 }
@@ -182,6 +186,46 @@ pub struct Script {
     pub head: Option<LedgerHead>,
     /// The site that receipts are about, if it is another one.
     pub receipt_of: Option<SiteId>,
+    /// The server's log after its first entry.
+    pub log: Vec<Event>,
+    /// What another site was shown of it, if it is compared: the first entries of such a log.
+    pub shown_elsewhere: Option<Vec<Event>>,
+    /// Heads that the site has counter-signed.
+    pub witnessed: Vec<Witnessed>,
+}
+
+/// A log that begins with the study, and ends as given.
+fn log(study: &Study, events: &[Event]) -> (Vec<Vec<u8>>, Tree) {
+    let first = Event::StudyAccepted {
+        site: "b".parse().unwrap(),
+        study: study.digest(),
+    };
+    let entries = std::iter::once(&first).chain(events).map(|event| {
+        let (at, event) = (Timestamp(0), event.clone());
+        Entry { at, event }.bytes()
+    });
+    let entries: Vec<_> = entries.collect();
+    let tree = entries.iter().map(|entry| leaf_hash(entry)).collect();
+    (entries, tree)
+}
+
+/// Not signed: the connection would have checked that.
+fn unsigned(statement: &impl Statement) -> Signed {
+    Signed {
+        statement: statement.bytes(),
+        scheme: 0,
+        signature: Vec::new(),
+        certificate: Vec::new(),
+    }
+}
+
+fn head(tree: &Tree) -> Head {
+    Head {
+        log: tree.leaf(0).unwrap(),
+        size: tree.len(),
+        root: tree.root(),
+        at: Timestamp(0),
+    }
 }
 
 impl Script {
@@ -196,12 +240,59 @@ impl Script {
     }
 }
 
+impl Script {
+    /// What the log tells of an update of this site, and of the round that it ends.
+    fn told_of(&self, sealed: Sealed) -> Vec<Event> {
+        let site: SiteId = "a".parse().unwrap();
+        let (round, attempt, update) = (sealed.round, sealed.attempt, sealed.digest);
+        let came = Event::UpdateReceived {
+            site: site.clone(),
+            round,
+            attempt,
+            update,
+            privacy: None,
+        };
+        let (next, ended) = if self.fails.contains(&(round, attempt)) {
+            let code = "test".to_owned();
+            let failed = Event::RoundFailed {
+                round,
+                attempt,
+                code,
+            };
+            ((round, attempt + 1), failed)
+        } else {
+            let summed = Event::Aggregated {
+                round,
+                attempt,
+                updates: [(site, update)].into(),
+                model: initial().sha256(),
+            };
+            ((round + 1, 1), summed)
+        };
+        vec![came, ended, opened(next)]
+    }
+}
+
+/// That an attempt at a round was opened.
+pub fn opened((round, attempt): (u32, u32)) -> Event {
+    Event::PlanOpened {
+        round,
+        attempt,
+        model: initial().sha256(),
+        deadline: Timestamp(0),
+    }
+}
+
 impl Server {
     pub fn new(study: Study, store: &SiteStore) -> Self {
+        let script = Script {
+            log: vec![opened((1, 1))],
+            ..Script::default()
+        };
         Self {
             study,
             store: store.clone(),
-            script: Arc::default(),
+            script: Arc::new(Mutex::new(script)),
         }
     }
 
@@ -296,6 +387,8 @@ impl Peer for Server {
             let known = script.arrived.iter().any(|update| update.sealed == sealed);
             if !known {
                 script.arrived.push(Arrived { sealed, ledger });
+                let told = script.told_of(sealed);
+                script.log.extend(told);
             }
             script.head = head.or(script.head);
             known
@@ -325,10 +418,76 @@ impl Peer for Server {
         self.script.lock().unwrap().returned += 1;
         Ok(())
     }
+
+    async fn read_log(
+        &mut self,
+        _: Digest,
+        seen: u64,
+        updates: &[Attempt],
+        committed: u32,
+    ) -> Result<View, PeerError> {
+        let script = self.script.lock().unwrap();
+        let (entries, tree) = log(&self.study, &script.log);
+        let is_wanted = |event: &Event| match event {
+            Event::UpdateReceived { round, attempt, .. } => {
+                let (round, attempt) = (*round, *attempt);
+                updates.contains(&Attempt { round, attempt })
+            }
+            _ => false,
+        };
+        let found = (1..).zip(&script.log).filter(|(_, event)| is_wanted(event));
+        let other = script.shown_elsewhere.as_ref().map(|events| {
+            let shown = head(&log(&self.study, events).1);
+            Other {
+                head: unsigned(&shown),
+                witnessed: unsigned(&Witnessed {
+                    site: "b".parse().unwrap(),
+                    head: shown,
+                    own: (0, Digest::of(b"")),
+                    at: Timestamp(0),
+                }),
+                consistency: tree.consistency(shown.size, tree.len()).unwrap_or_default(),
+            }
+        });
+        let find = |is_it: &dyn Fn(&Event) -> bool| {
+            let position = script.log.iter().rposition(is_it)?;
+            let index = position as u64 + 1;
+            Some(Found {
+                index,
+                entry: entries[position + 1].clone(),
+                path: tree.inclusion(index, tree.len())?,
+            })
+        };
+        let aggregated =
+            find(&|event| matches!(event, Event::Aggregated { round, .. } if *round == committed));
+        let opened =
+            find(&|event| matches!(event, Event::PlanOpened { round, .. } if *round == committed));
+        Ok(View {
+            committed: opened
+                .zip(aggregated)
+                .map(|(opened, aggregated)| CommittedRound { opened, aggregated }),
+            head: unsigned(&head(&tree)),
+            consistency: tree.consistency(seen, tree.len()).unwrap_or_default(),
+            updates: found
+                .map(|(index, _)| Found {
+                    index,
+                    entry: entries[index as usize].clone(),
+                    path: tree.inclusion(index, tree.len()).unwrap(),
+                })
+                .collect(),
+            others: other.into_iter().collect(),
+        })
+    }
+
+    async fn witness_log(&mut self, _: Digest, seen: &Witnessed) -> Result<Signed, PeerError> {
+        let mut script = self.script.lock().unwrap();
+        script.witnessed.push(seen.clone());
+        Ok(unsigned(seen))
+    }
 }
 
 /// The ledger as it lies on the disk.
-pub async fn entries(store: &SiteStore) -> Vec<Entry> {
+pub async fn entries(store: &SiteStore) -> Vec<LedgerEntry> {
     let rows = store.privacy_ledger().await.unwrap();
     rows.iter()
         .map(|row| serde_json::from_str(&row.document).unwrap())
@@ -344,6 +503,8 @@ pub struct Work {
     pub taken: Option<u64>,
     /// Rounds that were trained, by every copy.
     pub trained: Arc<Mutex<u32>>,
+    /// How many patients were out in every round and in the evaluation.
+    pub excluded: Arc<Mutex<Vec<usize>>>,
     /// Training has come to its last step, and never ends.
     pub hangs: Option<Arc<Notify>>,
     /// Steps are really taken, with noise from the operating system; what they gave, of every copy.
@@ -393,6 +554,7 @@ impl Work {
             announced: None,
             taken: None,
             trained: Arc::default(),
+            excluded: Arc::default(),
             hangs: None,
             drawn: None,
             local: ModelVector(
@@ -453,6 +615,11 @@ impl LocalWork for Work {
                 against: Default::default(),
             }),
         })
+    }
+
+    fn exclude(&mut self, patients: &BTreeSet<String>) -> Result<(), WorkError> {
+        self.excluded.lock().unwrap().push(patients.len());
+        Ok(())
     }
 
     fn evaluate(

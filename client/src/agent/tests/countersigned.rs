@@ -8,7 +8,7 @@ use crate::privacy::{Decision, settlement};
 
 impl Site {
     /// The database as it lies on the disk while no process runs.
-    async fn copied(mut self, server: &mut Server) -> (Self, Vec<u8>) {
+    pub(super) async fn copied(mut self, server: &mut Server) -> (Self, Vec<u8>) {
         self.store.clone().close().await;
         let file = self.folder.path().join("site.sqlite");
         let copy = std::fs::read(&file).unwrap();
@@ -18,7 +18,7 @@ impl Site {
     }
 
     /// Puts `copy` in place of the database; nothing at all for `None`.
-    async fn restored(mut self, server: &mut Server, copy: Option<&[u8]>) -> Self {
+    pub(super) async fn restored(mut self, server: &mut Server, copy: Option<&[u8]>) -> Self {
         self.store.clone().close().await;
         let file = self.folder.path().join("site.sqlite");
         std::fs::remove_file(&file).unwrap();

@@ -41,8 +41,9 @@ async fn every_entry_is_dated_by_the_clock_and_one_that_was_set_back_is_told() {
     let dates: Vec<String> = (standing.ledger.entries().iter())
         .map(|entry| entry.at.to_string())
         .collect();
-    assert_eq!(dates[0], "2026-03-01T12:00:00.000Z");
-    assert_eq!(dates[3], "2026-03-01T11:59:59.999Z");
+    // The clock is looked at four times before the first entry: for the log.
+    assert_eq!(dates[0], "2026-03-01T12:00:04.000Z");
+    assert_eq!(dates[3], "2026-03-01T12:00:03.999Z");
     assert_eq!(standing.ledger.clock_went_back(), [4]);
 }
 
@@ -225,10 +226,20 @@ async fn a_forged_ledger_or_an_update_without_its_entry_stops_the_agent() {
     };
     let _ = participation.seal(&open, update.sha256());
     let local = work.initial_local();
+    let note = Entry {
+        at: Timestamp(0),
+        event: Event::UpdateSealed {
+            study: name.clone(),
+            round: 1,
+            attempt: 1,
+            update: update.sha256(),
+            privacy: None,
+        },
+    };
     let seal = async |event| {
         let event: Option<consilium_store::site::PrivacyEvent> = event;
         (site.store)
-            .seal(name, &participation, &update, &local, event.as_ref())
+            .seal(name, &participation, &update, &local, event.as_ref(), &note)
             .await
             .unwrap();
     };

@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 
 use super::host::{Node, Operand};
 use super::tape::{Grads, Id, Tape};
-use crate::kernel::gates::{self, Formulas};
 use crate::kernel::pointwise::Product;
 use crate::kernel::units::{self, Units};
 use crate::patients::faults::{Fault, injected};
@@ -67,8 +66,6 @@ enum Entry {
     Gradients(Vec<f32>),
     /// Inputs and gradients of outputs, whose products summed over columns are the gradient.
     Products { shape: Product, uses: Vec<Use> },
-    /// Tensor `tensor` of the gates numbered `gates`.
-    Gates { gates: usize, tensor: usize },
 }
 
 struct Use {
@@ -81,24 +78,12 @@ enum Input {
     Own(Vec<f32>),
 }
 
-/// A pass over two MACFusion units, to be run again on any part of the batch.
-struct GatesPass {
-    pooled: [Id; 2],
-    units: Vec<Id>,
-    formulas: Formulas,
-    batch: usize,
-    dy: Vec<f32>,
-}
-
 /// The books of one backward pass.
 pub(crate) struct Books {
     tape: Tape,
     members: Membership,
     lengths: Vec<usize>,
     entries: Vec<Entry>,
-    gates: Vec<GatesPass>,
-    /// Squared norms of the tensors of gates, `[gates][tensor][unit]`.
-    gate_squares: Vec<Vec<Vec<f64>>>,
 }
 
 impl Books {
@@ -132,18 +117,16 @@ impl Books {
         grads.add(output, || dy);
         for (step, output) in tape.steps.iter().rev() {
             if let Some(dy) = grads.take(*output) {
-                tape.step_back(step, &dy, &mut grads);
-                writer.book(&tape, step, dy);
+                let gates = tape.step_back(step, &dy, &mut grads);
+                writer.book(&tape, step, dy, gates);
             }
         }
         drop(grads);
-        let written = writer.finish()?;
+        let entries = writer.finish()?;
         Ok(Self {
             tape,
             lengths: trained.iter().map(|tensor| tensor.len).collect(),
-            entries: written.entries,
-            gates: written.gates,
-            gate_squares: written.gate_squares,
+            entries,
             members,
         })
     }
@@ -192,7 +175,6 @@ impl Books {
             Entry::Products { shape, uses } => (0..self.members.units)
                 .map(|unit| self.ghost_square(*shape, uses, unit))
                 .collect(),
-            Entry::Gates { gates, tensor } => self.gate_squares[*gates][*tensor].clone(),
         }
     }
 
@@ -264,7 +246,6 @@ impl Books {
     ///
     /// A unit with factor 0 contributes exactly 0, also where its values are not finite.
     pub fn weighted_sum<'f>(&self, factors: impl Fn(usize) -> &'f [f32]) -> Vec<f32> {
-        let mut gates: BTreeMap<(usize, Vec<u32>), Vec<Vec<f32>>> = BTreeMap::new();
         let mut sum = Vec::with_capacity(self.lengths.iter().sum());
         for (index, (entry, &len)) in self.entries.iter().zip(&self.lengths).enumerate() {
             let factors = factors(index);
@@ -300,16 +281,6 @@ impl Books {
                     }
                     sum.extend(total);
                 }
-                Entry::Gates {
-                    gates: pass,
-                    tensor,
-                } => {
-                    let key = (*pass, factors.iter().map(|f| f.to_bits()).collect());
-                    let found = gates
-                        .entry(key)
-                        .or_insert_with(|| self.gates_sum(&self.gates[*pass], factors));
-                    sum.append(&mut found[*tensor]);
-                }
             }
         }
         sum
@@ -333,17 +304,6 @@ impl Books {
         }
         out
     }
-
-    /// Gates are linear in the gradient of their output: the weighted sum is their ordinary gradient for a
-    /// scaled one.
-    fn gates_sum(&self, pass: &GatesPass, factors: &[f32]) -> Vec<Vec<f32>> {
-        let of_record = &self.members.of_record;
-        let records: Vec<usize> = (0..of_record.len())
-            .filter(|&record| factors[of_record[record]] != 0.0)
-            .collect();
-        let scale: Vec<f32> = records.iter().map(|&r| factors[of_record[r]]).collect();
-        gates_of(&self.tape, pass, &records, Some(&scale))
-    }
 }
 
 fn inner(a: &[f64], b: &[f64]) -> f64 {
@@ -357,35 +317,6 @@ fn inner(a: &[f64], b: &[f64]) -> f64 {
     }
     let rest: f64 = rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum();
     acc.iter().sum::<f64>() + rest
-}
-
-/// Gradients of the tensors of two units for some records of the batch, each scaled.
-fn gates_of(
-    tape: &Tape,
-    pass: &GatesPass,
-    records: &[usize],
-    scale: Option<&[f32]>,
-) -> Vec<Vec<f32>> {
-    let pick = |values: &[f32]| -> Vec<f32> {
-        let rows = values.chunks_exact(pass.batch);
-        rows.flat_map(|row| records.iter().map(|&record| row[record]))
-            .collect()
-    };
-    let inputs = pass.pooled.map(|id| pick(tape.get(id)));
-    let inputs = [inputs[0].as_slice(), inputs[1].as_slice()];
-    let mut dy = pick(&pass.dy);
-    if let Some(scale) = scale {
-        for row in dy.chunks_exact_mut(scale.len().max(1)) {
-            for (value, factor) in row.iter_mut().zip(scale) {
-                *value *= factor;
-            }
-        }
-    }
-    let units = tape.units(&pass.units);
-    let (_, saved) = gates::pcmfa_forward(inputs, units, records.len(), pass.formulas);
-    let (_, tensors) =
-        gates::pcmfa_backward(inputs, units, &saved, records.len(), pass.formulas, &dy);
-    tensors.into_iter().flatten().collect()
 }
 
 impl Operand {

@@ -12,7 +12,7 @@ use crate::Activation;
 use crate::kernel::arrange as kernel;
 use crate::kernel::dense::Dense;
 use crate::kernel::depthwise::Depthwise;
-use crate::kernel::gates::{self, Formulas, Saved, Unit};
+use crate::kernel::gates::{self, Formulas, Gradients, Saved, Unit};
 use crate::kernel::norm::GroupNorm;
 use crate::kernel::pointwise::Product;
 use crate::kernel::taps::Axis;
@@ -304,7 +304,7 @@ impl Tape {
         )
     }
 
-    pub(super) fn units(&self, ids: &[Id]) -> [Unit<'_>; 2] {
+    fn units(&self, ids: &[Id]) -> [Unit<'_>; 2] {
         let tensors: Vec<&[f32]> = ids.iter().map(|&id| self.get(id)).collect();
         let (first, second) = tensors.split_at(gates::TENSORS);
         [Unit::from_slices(first), Unit::from_slices(second)]
@@ -480,7 +480,14 @@ impl<'a> Grads<'a> {
 }
 
 impl Tape {
-    pub(super) fn step_back(&self, step: &Step, dy: &[f32], grads: &mut Grads<'_>) {
+    /// Adds the gradients of what `step` reads to `grads`, given the gradient `dy` of its output. Returns those of
+    /// gates record by record, for the books.
+    pub(super) fn step_back(
+        &self,
+        step: &Step,
+        dy: &[f32],
+        grads: &mut Grads<'_>,
+    ) -> Option<[Gradients; 2]> {
         match *step {
             Step::Pointwise { x, w, bias, shape } => {
                 grads.add(x, || shape.input_gradient(dy, self.get(w)));
@@ -575,9 +582,12 @@ impl Tape {
                 for (id, gradient) in pooled.into_iter().zip(dpooled) {
                     grads.add(id, || gradient);
                 }
-                for (&id, gradient) in units.iter().zip(dunits.into_iter().flatten()) {
-                    grads.add(id, || gradient);
+                for (unit, gradients) in units.chunks_exact(gates::TENSORS).zip(&dunits) {
+                    for (index, &id) in unit.iter().enumerate() {
+                        grads.add(id, || gradients.total(index));
+                    }
                 }
+                return Some(dunits);
             }
             Step::ApplyGate {
                 x,
@@ -626,6 +636,7 @@ impl Tape {
                 grads.add(x, || kernel::upscale_gradient(dy, width, batch, factor));
             }
         }
+        None
     }
 }
 

@@ -48,6 +48,17 @@ pub(in crate::site) fn plan(study: &Study, round: u32) -> RoundPlan {
     }
 }
 
+/// An entry of the site's own log.
+pub(in crate::site) fn note() -> Entry {
+    Entry {
+        at: Timestamp(0),
+        event: consilium_transparency::Event::StudyAccepted {
+            site: "a".parse().unwrap(),
+            study: study().digest(),
+        },
+    }
+}
+
 pub(in crate::site) struct Opened {
     pub(in crate::site) store: SiteStore,
     pub(in crate::site) study: Study,
@@ -67,6 +78,7 @@ pub(in crate::site) async fn accepted() -> Opened {
             &document,
             &groups("stem/own", &[0.0, -0.0]),
             Some("{\"mean\":[0.1]}"),
+            &note(),
         )
         .await
         .unwrap();
@@ -109,7 +121,7 @@ impl Opened {
         let _ = participation.seal(&plan(&self.study, round), update.sha256());
         let local = groups("stem/own", &[round as f32, 0.5]);
         self.store
-            .seal(name, &participation, &update, &local, None)
+            .seal(name, &participation, &update, &local, None, &note())
             .await
             .unwrap();
         let answer = Assignment {
@@ -138,7 +150,7 @@ async fn a_sealed_update_survives_the_process_bit_for_bit() {
     let name = opened.study.name.clone();
     opened
         .store
-        .seal(&name, &participation, &update, &local, None)
+        .seal(&name, &participation, &update, &local, None, &note())
         .await
         .unwrap();
     let opened = opened.reopened().await;
@@ -309,7 +321,14 @@ async fn a_full_disk_leaves_the_last_state() {
     let _ = sealed.seal(&plan(&opened.study, 1), update.sha256());
     let error = opened
         .store
-        .seal(&name, &sealed, &update, &ModelVector::default(), None)
+        .seal(
+            &name,
+            &sealed,
+            &update,
+            &ModelVector::default(),
+            None,
+            &note(),
+        )
         .await
         .unwrap_err();
     assert_eq!(error.code(), "store_disk_full");

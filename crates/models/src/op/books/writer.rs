@@ -1,9 +1,10 @@
 //! Which book is kept of which use of a weight.
 
-use super::{Entry, GatesPass, Input, Membership, Use, gates_of};
+use super::{Entry, Input, Membership, Use};
+use crate::kernel::gates::{Gradients, OuterProduct, TENSORS};
 use crate::kernel::pointwise::Product;
 use crate::kernel::units;
-use crate::op::tape::{Step, Tape};
+use crate::op::tape::{Id, Step, Tape};
 use crate::patients::faults::{Fault, injected};
 
 /// Writes the books during the backward pass.
@@ -15,16 +16,7 @@ pub(super) struct Writer<'a> {
     most_records: usize,
     members: &'a Membership,
     entries: Vec<Entry>,
-    gates: Vec<GatesPass>,
-    gate_squares: Vec<Vec<Vec<f64>>>,
     refused: Option<usize>,
-}
-
-/// What was written.
-pub(super) struct Written {
-    pub entries: Vec<Entry>,
-    pub gates: Vec<GatesPass>,
-    pub gate_squares: Vec<Vec<Vec<f64>>>,
 }
 
 impl<'a> Writer<'a> {
@@ -35,26 +27,21 @@ impl<'a> Writer<'a> {
             uses,
             most_records: members.most_records(),
             members,
-            gates: Vec::new(),
-            gate_squares: Vec::new(),
             refused: None,
         }
     }
 
     /// The books, or the position of a tensor whose use has no rule.
-    pub fn finish(self) -> Result<Written, usize> {
+    pub fn finish(self) -> Result<Vec<Entry>, usize> {
         match self.refused {
             Some(index) => Err(index),
-            None => Ok(Written {
-                entries: self.entries,
-                gates: self.gates,
-                gate_squares: self.gate_squares,
-            }),
+            None => Ok(self.entries),
         }
     }
 
-    /// Enters what `step` owes to the tensors it uses, given the gradient `dy` of its output.
-    pub fn book(&mut self, tape: &Tape, step: &Step, dy: Vec<f32>) {
+    /// Enters what `step` owes to the tensors it uses, given the gradient `dy` of its output and, for gates, what
+    /// the backward pass found of their units.
+    pub fn book(&mut self, tape: &Tape, step: &Step, dy: Vec<f32>, gates: Option<[Gradients; 2]>) {
         let members = self.members.as_units();
         match *step {
             Step::Pointwise { x, w, bias, shape } => {
@@ -117,22 +104,11 @@ impl<'a> Writer<'a> {
                     self.gradients(vector, units::of_rows(&dy, dy.len() / columns, members));
                 }
             }
-            Step::Gates {
-                pooled,
-                ref units,
-                formulas,
-                batch,
-                ..
-            } => self.gates(
-                tape,
-                GatesPass {
-                    pooled,
-                    units: units.clone(),
-                    formulas,
-                    batch,
-                    dy,
-                },
-            ),
+            Step::Gates { ref units, .. } => {
+                for (unit, found) in units.chunks_exact(TENSORS).zip(gates.into_iter().flatten()) {
+                    self.gates(unit, found);
+                }
+            }
             Step::Concat { .. }
             | Step::Subsample { .. }
             | Step::MaxPool { .. }
@@ -165,7 +141,7 @@ impl<'a> Writer<'a> {
                     };
                 }
             }
-            Entry::Products { .. } | Entry::Gates { .. } => self.refused = Some(index),
+            Entry::Products { .. } => self.refused = Some(index),
         }
     }
 
@@ -183,28 +159,29 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn gates(&mut self, tape: &Tape, pass: GatesPass) {
-        let owners: Vec<Option<usize>> = pass.units.iter().map(|&id| self.owner[id]).collect();
-        let mut squares = vec![vec![0.0; self.members.units]; owners.len()];
-        for unit in 0..self.members.units {
-            let found = gates_of(tape, &pass, &self.members.records_of(unit), None);
-            for (squares, gradient) in squares.iter_mut().zip(found) {
-                squares[unit] = gradient.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-            }
-        }
-        for (tensor, owner) in owners.into_iter().enumerate() {
-            let Some(owner) = owner else { continue };
-            if matches!(self.entries[owner], Entry::Untouched) {
-                self.entries[owner] = Entry::Gates {
-                    gates: self.gates.len(),
-                    tensor,
+    fn gates(&mut self, unit: &[Id], found: Gradients) {
+        let batch = self.members.of_record.len();
+        let (psi, rest) = unit.split_at(found.psi.len());
+        for (&id, products) in psi.iter().zip(found.psi) {
+            let Some(owner) = self.owner[id] else {
+                continue;
+            };
+            for OuterProduct { left, right } in products {
+                let f = left.len() / batch;
+                let shape = Product {
+                    inputs: f,
+                    outputs: f,
+                    groups: 1,
+                    columns: batch,
                 };
-            } else {
-                // Gates that share tensors would need the cross terms of their uses.
-                self.refused = Some(owner);
+                self.products(owner, shape, Input::Own(right), left);
             }
         }
-        self.gates.push(pass);
-        self.gate_squares.push(squares);
+        for (&id, rows) in rest.iter().zip(found.rest) {
+            if let Some(owner) = self.owner[id] {
+                let found = units::of_rows(&rows, rows.len() / batch, self.members.as_units());
+                self.gradients(owner, found);
+            }
+        }
     }
 }

@@ -1,0 +1,70 @@
+//! The policy at every step: read again, and held against what is to be trained or sent.
+
+use std::path::Path;
+use std::time::Duration;
+
+use consilium_core::ModelVector;
+use tracing::info;
+
+use super::{Agent, AgentError};
+use crate::peer::Peer;
+use crate::policy::{Policy, day};
+
+/// Reads the policy file.
+pub(super) fn read(path: &Path) -> Result<Policy, AgentError> {
+    Policy::read(path).map_err(AgentError::Site)
+}
+
+impl<P: Peer> Agent<P> {
+    /// Holds the study against the policy as it is now.
+    pub(super) fn permitted(&self) -> Result<Policy, AgentError> {
+        let policy = read(&self.errand.policy)?;
+        policy.judge(&self.study, &self.participant)?;
+        Ok(policy)
+    }
+
+    /// Waits outside of the policy's hours, and says whether it did. What there is to do is asked for anew then.
+    pub(super) async fn waited_for_its_hours(&mut self) -> Result<bool, AgentError> {
+        let transfer = self.permitted()?.transfer;
+        let hours = transfer.hours;
+        let Some(seconds) = hours.and_then(|hours| hours.opens_in(self.clock.now())) else {
+            return Ok(false);
+        };
+        self.pause(seconds, "outside of the policy's hours").await;
+        Ok(true)
+    }
+
+    /// Whether `update` may be sent now. Counts it as sent if so: what is sent twice is counted twice, and a
+    /// process that is killed here has counted too much rather than too little.
+    pub(super) async fn may_send(&mut self, update: &ModelVector) -> Result<bool, AgentError> {
+        let transfer = self.permitted()?.transfer;
+        let now = self.clock.now();
+        if let Some(seconds) = transfer.hours.and_then(|hours| hours.opens_in(now)) {
+            self.pause(seconds, "outside of the policy's hours").await;
+            return Ok(false);
+        }
+        let (today, bytes) = (day(now), 4 * update.len() as u64);
+        let sent = self.store.sent_on(today).await?;
+        if let Some(seconds) = transfer.room_in(now, sent, bytes) {
+            self.pause(seconds, "the policy's bytes of this day are used up")
+                .await;
+            return Ok(false);
+        }
+        self.store.count_sent(today, bytes).await?;
+        Ok(true)
+    }
+
+    async fn pause(&mut self, seconds: u64, reason: &str) {
+        info!(opens_in_seconds = seconds, "waiting: {reason}");
+        tokio::time::sleep(Duration::from_secs(seconds).min(LOOK_AGAIN)).await;
+        // Ask as if nothing had been told.
+        self.known = None;
+    }
+}
+
+/// Longest wait before the policy and the server are asked again.
+const LOOK_AGAIN: Duration = if cfg!(test) {
+    Duration::from_millis(1)
+} else {
+    Duration::from_secs(60)
+};
