@@ -7,15 +7,14 @@ use rustls::sign::SigningKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::tls::provider;
-use crate::{CertificateError, Identity};
+use crate::{CertificateError, Identity, Peer};
 
 /// Signs with the key of an identity. What is signed must begin with words that say what it is: the same key
 /// proves to TLS who the program is.
-///
-/// A renewed certificate of the same key takes the place of the present one in every clone.
 #[derive(Clone)]
 pub struct Signer {
     key: Arc<dyn SigningKey>,
+    /// Shared by all clones: a certificate is renewed for every one of them.
     certificate: Arc<RwLock<Arc<[u8]>>>,
 }
 
@@ -65,14 +64,21 @@ impl Signer {
         )
     }
 
-    /// Shows the certificate of `renewed`, which must have the same key, with what is signed from now on.
-    pub fn renew(&self, renewed: &Identity) {
-        // `Identity::load` has found at least one.
-        let renewed = renewed.chain[0].as_ref().into();
+    /// Shows the certificate of `identity` from now on, in this signer and all its clones.
+    ///
+    /// # Errors
+    /// [`CertificateError::NotRequested`] for a certificate of another key.
+    pub fn renew(&self, identity: &Identity) -> Result<(), CertificateError> {
+        if Peer::of(&self.certificate())?.key != identity.peer().key {
+            return Err(CertificateError::NotRequested(
+                "it is for another key; start the program again to use that".into(),
+            ));
+        }
         *self
             .certificate
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = renewed;
+            .unwrap_or_else(PoisonError::into_inner) = identity.chain[0].as_ref().into();
+        Ok(())
     }
 
     /// Signs `message`.
@@ -161,5 +167,20 @@ mod tests {
         };
         verify(&one.certificate(), b"statement", &other_scheme).unwrap_err();
         assert!(!format!("{one:?}").contains("PRIVATE"));
+        // A renewed certificate of the key, and none of another, is shown by every clone.
+        let pem = folder.path().join("one/server.pem");
+        let load = |name: &str| {
+            let folder = folder.path().join(name);
+            let (pem, key) = (folder.join("server.pem"), folder.join("server.key"));
+            Identity::load(&pem, &key, Role::Server).unwrap()
+        };
+        one.renew(&load("other")).unwrap_err();
+        let (before, clone) = (one.certificate(), one.clone());
+        let next = authority.renew_server(&pem).unwrap().certificate;
+        one.renew(&load("one")).unwrap();
+        assert_eq!(clone.certificate().as_ref(), next.as_ref());
+        assert_ne!(clone.certificate(), before);
+        let signature = clone.sign(b"statement").unwrap();
+        verify(&before, b"statement", &signature).unwrap();
     }
 }

@@ -23,10 +23,10 @@ pub use run::run;
 pub use status::status;
 
 use crate::config::SiteConfig;
-use crate::transport::{Credentials, ServerAddress, Witness};
+use crate::transport::{ServerAddress, Witness};
 
 /// Loads certificate, key and authority; the certificate must be this site's.
-fn credentials(config: &SiteConfig) -> Result<Credentials, OperatorError> {
+fn identity(config: &SiteConfig) -> Result<(rustls::ClientConfig, Witness), OperatorError> {
     let files = &config.identity;
     let identity = Identity::load(&files.certificate, &files.key, Role::Site)
         .map_err(|error| refused_certificate(&error).at(files.certificate.display()))?;
@@ -49,7 +49,7 @@ fn credentials(config: &SiteConfig) -> Result<Credentials, OperatorError> {
         .map_err(|error| refused_certificate(&error).at(files.authority.display()))?;
     let tls = client_config(identity, &files.authority)
         .map_err(|error| refused_certificate(&error).at(files.authority.display()))?;
-    Ok(Credentials::new(tls, witness))
+    Ok((tls, witness))
 }
 
 fn server_address(config: &SiteConfig) -> Result<ServerAddress, OperatorError> {

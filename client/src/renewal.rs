@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use consilium_certs::{
-    CertificateError, Identity, Peer, Role, SigningRequest, certificate_pem, date,
+    CertificateError, Identity, Peer, Role, SigningRequest, certificate_pem, client_config, date,
     read_certificates, replace_public,
 };
 use consilium_core::SiteId;
@@ -35,7 +35,7 @@ impl Renewal {
         credentials: Credentials,
     ) -> Self {
         Self {
-            server: GrpcServer::new(address, credentials.clone(), site.clone(), PATIENCE),
+            server: GrpcServer::new(address, credentials.clone(), None, site.clone(), PATIENCE),
             files,
             site,
             credentials,
@@ -136,8 +136,9 @@ impl Renewal {
         }
         let next = signed?;
         replace_public(&self.files.certificate, &certificate_pem(&certificate))?;
-        self.credentials
-            .renew(self.load()?, &self.files.authority)?;
+        let identity = self.load()?;
+        let tls = client_config(identity.clone(), &self.files.authority)?;
+        self.credentials.renew(&identity, tls)?;
         Ok(next)
     }
 }

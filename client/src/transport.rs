@@ -46,7 +46,7 @@ use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};
 /// The aggregation server, over the network.
 pub struct GrpcServer {
     connector: Connector,
-    /// Nothing before this site has a certificate.
+    /// Signs and judges statements; none while this site enrols.
     witness: Option<Witness>,
     site: SiteId,
     patience: Duration,
@@ -67,13 +67,13 @@ impl GrpcServer {
     pub fn new(
         address: ServerAddress,
         credentials: impl Into<Credentials>,
+        witness: impl Into<Option<Witness>>,
         site: SiteId,
         patience: Duration,
     ) -> Self {
-        let credentials = credentials.into();
         Self {
-            connector: Connector::new(address, &credentials),
-            witness: credentials.witness().cloned(),
+            connector: Connector::new(address, &credentials.into()),
+            witness: witness.into(),
             site,
             patience,
             channel: None,
@@ -89,15 +89,6 @@ impl GrpcServer {
                 Ok(self.channel.insert(channel).clone())
             }
         }
-    }
-
-    fn witness(&self) -> Result<&Witness, PeerError> {
-        (self.witness.as_ref()).ok_or_else(|| PeerError::NotAuthenticated {
-            code: "certificate_missing",
-            address: self.connector.address().to_owned(),
-            problem: "this site has no certificate yet".into(),
-            hint: "enrol first: `consilium-site enroll`",
-        })
     }
 
     async fn client(&mut self) -> Result<ConsortiumClient<Channel>, Failure> {
@@ -149,6 +140,11 @@ impl GrpcServer {
             Failure::Final(error) => Err(error),
             Failure::Transient(problem) => patience.wait(self.connector.address(), problem).await,
         }
+    }
+
+    fn witness(&self) -> Result<&Witness, PeerError> {
+        let none = || PeerError::Nonsense("a site that enrols takes no part in its log".into());
+        self.witness.as_ref().ok_or_else(none)
     }
 
     fn patience(&self) -> Patience {

@@ -45,7 +45,9 @@ pub fn who_may(path: &str) -> Option<May> {
         | "/consilium.v1.Consortium/DownloadGroup"
         | "/consilium.v1.Consortium/UploadUpdate"
         | "/consilium.v1.Consortium/Withdraw"
-        | "/consilium.v1.Consortium/Rejoin" => May::Roles(&[Site]),
+        | "/consilium.v1.Consortium/Rejoin"
+        | "/consilium.v1.Consortium/ReadLog"
+        | "/consilium.v1.Consortium/WitnessLog" => May::Roles(&[Site]),
         "/consilium.v1.Identity/RenewCertificate" => May::Roles(&[Site, Coordinator, Auditor]),
         "/consilium.v1.Identity/RequestCertificate" => May::Anybody,
         _ => return None,
@@ -205,7 +207,7 @@ mod tests {
                 }
             }
         }
-        assert!(calls >= 8, "the protocol was not read: {calls} calls");
+        assert!(calls >= 10, "the protocol was not read: {calls} calls");
         assert_eq!(anybody, ["RequestCertificate"]);
         assert_eq!(who_may("/consilium.v1.Consortium/Else"), None);
     }

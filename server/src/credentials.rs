@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use consilium_certs::{CertificateError, Fingerprint, Identity, Revocations, Role, Signer};
+use consilium_certs::{CertificateError, Identity, Revocations, Role, Signer};
 use consilium_core::Digest;
 use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
@@ -25,8 +25,6 @@ pub struct Credentials {
     revocations: watch::Sender<Arc<Revocations>>,
     /// Signs statements with the server's key.
     signer: Signer,
-    /// Of that key.
-    key: Fingerprint,
     /// As the files were when they were read first.
     first: Contents,
 }
@@ -39,7 +37,6 @@ impl Credentials {
     pub fn read(files: &IdentityConfig) -> Result<Self, CertificateError> {
         let first = Contents::of(files);
         let identity = Identity::load(&files.certificate, &files.key, Role::Server)?;
-        let key = identity.peer().key;
         let signer = Signer::of(&identity)?;
         let tls = consilium_certs::server_config(identity, &files.authority)?;
         let path = files.revocations();
@@ -53,7 +50,6 @@ impl Credentials {
             tls: RwLock::new(Arc::new(tls)),
             revocations: watch::Sender::new(Arc::new(list)),
             signer,
-            key,
             first,
         })
     }
@@ -118,18 +114,11 @@ impl Credentials {
         let files = &self.files;
         let renewed =
             Identity::load(&files.certificate, &files.key, Role::Server).and_then(|identity| {
-                // Statements that were signed before are verified with the key of the connection.
-                if identity.peer().key != self.key {
-                    return Err(CertificateError::NotRequested(
-                        "it has another key than this server began with; restart the server".into(),
-                    ));
-                }
                 let peer = identity.peer().clone();
-                self.signer.renew(&identity);
-                Ok((
-                    consilium_certs::server_config(identity, &files.authority)?,
-                    peer,
-                ))
+                let tls = consilium_certs::server_config(identity.clone(), &files.authority)?;
+                // Refuses another key: statements that were signed before are checked with that of the connection.
+                self.signer.renew(&identity)?;
+                Ok((tls, peer))
             });
         match renewed {
             Ok((tls, peer)) => {

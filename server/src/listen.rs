@@ -56,8 +56,8 @@ pub async fn start_with(
     let initial = config.initial_model(&study)?;
     let credentials = Credentials::read(&config.identity).map_err(|error| unacceptable(&error))?;
     let credentials = Arc::new(credentials);
-    let anchor =
-        TrustAnchor::read(&config.identity.authority).map_err(|error| unacceptable(&error))?;
+    let anchor = TrustAnchor::read(&config.identity.authority);
+    let anchor = anchor.map_err(|error| unacceptable(&error))?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         let (code, hint) = match error.kind() {
             io::ErrorKind::AddrInUse => (

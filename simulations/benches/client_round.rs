@@ -24,7 +24,7 @@ use consilium_server::listen;
 use consilium_site::agent::{Agent, Errand, Joined, MakeWork};
 use consilium_site::policy::Policy;
 use consilium_site::privacy::CohortFacts;
-use consilium_site::transport::{Credentials, GrpcServer, ServerAddress, Witness};
+use consilium_site::transport::{GrpcServer, ServerAddress, Witness};
 use consilium_site::work::{LocalWork, MetricValue, Progress, Trained, WorkError};
 use consilium_store::site::SiteStore;
 
@@ -246,12 +246,7 @@ async fn agent(folder: PathBuf, site: SiteId, address: String) {
         address,
         name: "localhost".try_into().expect("a host name"),
     };
-    let peer = GrpcServer::new(
-        address,
-        Credentials::new(tls, witness),
-        site.clone(),
-        Duration::from_secs(20),
-    );
+    let peer = GrpcServer::new(address, tls, witness, site.clone(), Duration::from_secs(20));
     let store = SiteStore::open(&folder.join(format!("{site}.sqlite")))
         .await
         .expect("a database");

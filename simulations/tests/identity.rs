@@ -133,9 +133,8 @@ impl Consortium {
         for name in SITES {
             let text = format!(
                 "site = \"{name}\"\nstudy = \"small\"\ncohort = \"study/cohorts/{name}/cohort.toml\"\n\
-                 state = \"state-{name}\"\n[server]\naddress = \"localhost:{port}\"\nname = \"localhost\"\n\
-                 patience = \"1m\"\n[privacy]\nepsilon = 8.0\nallow_simulation = true\n\
-                 [identity]\ncertificate = \"{name}/site.pem\"\nkey = \"{name}/site.key\"\n\
+                 state = \"state-{name}\"\npolicy = \"study/policies/{name}.toml\"\n[server]\naddress = \"localhost:{port}\"\nname = \"localhost\"\n\
+                 patience = \"1m\"\n[identity]\ncertificate = \"{name}/site.pem\"\nkey = \"{name}/site.key\"\n\
                  authority = \"{name}/authority.pem\"\n"
             );
             fs::write(consortium.at(&format!("{name}.toml")), text).unwrap();

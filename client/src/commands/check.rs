@@ -5,7 +5,7 @@ use std::path::Path;
 use consilium_ops::{Format, OperatorError, output};
 use serde::Serialize;
 
-use super::{cohort, credentials, server_address};
+use super::{cohort, identity, server_address};
 use crate::config::SiteConfig;
 
 /// What was checked and found in order.
@@ -27,7 +27,7 @@ pub fn check(path: &Path, format: Format) -> Result<(), OperatorError> {
     let config = SiteConfig::read(path)?;
     let mut problems = Vec::new();
     problems.extend(config.read_policy().err());
-    problems.extend(credentials(&config).err());
+    problems.extend(identity(&config).err());
     problems.extend(
         server_address(&config)
             .err()

@@ -146,7 +146,7 @@ fn over_network(
     fingerprint: Fingerprint,
 ) -> Result<Peer, OperatorError> {
     let (tls, root) = enrolment_config(fingerprint).map_err(|error| refused_certificate(&error))?;
-    let server = GrpcServer::new(address, tls, site.clone(), PATIENCE);
+    let server = GrpcServer::new(address, tls, None, site.clone(), PATIENCE);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

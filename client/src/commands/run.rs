@@ -12,14 +12,14 @@ use consilium_ops::{Format, OperatorError, StateLock, logging, output};
 use consilium_store::site::SiteStore;
 use tracing::info;
 
-use super::{credentials, no_runtime, read_cohort, server_address};
+use super::{identity, no_runtime, read_cohort, server_address};
 use crate::agent::{Agent, AgentError, Errand, Joined, MakeWork, OpenCohort};
 use crate::config::SiteConfig;
 use crate::outcome::Outcome;
 use crate::privacy::CohortFacts;
 use crate::renewal::Renewal;
 use crate::training::{SiteRecords, SiteTraining};
-use crate::transport::GrpcServer;
+use crate::transport::{Credentials, GrpcServer};
 use crate::work::LocalWork;
 
 /// Runs the agent. Everything that is configured is checked before the state folder is touched.
@@ -29,7 +29,7 @@ use crate::work::LocalWork;
 pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), OperatorError> {
     logging::start();
     let config = SiteConfig::read(path)?;
-    let credentials = credentials(&config)?;
+    let (identity, witness) = identity(&config)?;
     let address = server_address(&config).map_err(|error| error.at(path.display()))?;
     config.read_policy()?;
     std::fs::create_dir_all(&config.state)
@@ -37,9 +37,10 @@ pub fn run(path: &Path, exit_when_finished: bool, format: Format) -> Result<(), 
     // Held until the program ends, however it ends.
     let _lock = StateLock::take(&config.state, "agent")?;
     let patience = Duration::from_secs(config.server.patience.0);
+    let credentials = Credentials::new(identity, &witness);
     let (files, site) = (config.identity.clone(), config.site.clone());
     let renewal = Renewal::new(files, site.clone(), address.clone(), credentials.clone());
-    let server = GrpcServer::new(address, credentials, site, patience);
+    let server = GrpcServer::new(address, credentials, witness, site, patience);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -1,14 +1,15 @@
-//! What this site shows to the server: TLS settings and a signing key, whose certificate changes when it is renewed.
+//! What this site shows to the server: TLS settings, and the certificate beside its statements, which change when that is
+//! renewed.
 
 use std::sync::Arc;
 
-use consilium_certs::{CertificateError, Identity, client_config};
+use consilium_certs::{CertificateError, Identity};
 use rustls::ClientConfig;
 use tokio::sync::watch;
 
 use super::Witness;
 
-/// TLS settings and key, shared by everything that opens connections.
+/// TLS settings, shared by everything that opens connections, and the signer of this site's statements.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     tls: watch::Sender<Arc<ClientConfig>>,
@@ -16,28 +17,23 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Of a site with a certificate.
+    /// Of a site that signs statements with the key that it shows to TLS.
     #[must_use]
-    pub fn new(tls: ClientConfig, witness: Witness) -> Self {
+    pub fn new(tls: ClientConfig, witness: &Witness) -> Self {
         Self {
-            witness: Some(witness),
-            ..Self::from(tls)
+            witness: Some(witness.clone()),
+            ..tls.into()
         }
     }
 
-    /// Puts the renewed certificate of the same key in the place of the present one: connections that are opened from
-    /// now on show it, every connection is opened anew before its next call, and statements carry it.
+    /// Puts those of a renewed certificate in their place: connections that are opened from now on use them, and every
+    /// connection is opened anew before its next call.
     ///
     /// # Errors
-    /// [`CertificateError`]; then everything stays as it was.
-    pub fn renew(
-        &self,
-        identity: Identity,
-        authority: &std::path::Path,
-    ) -> Result<(), CertificateError> {
-        let tls = client_config(identity.clone(), authority)?;
+    /// [`CertificateError`] for a certificate of another key; nothing has changed then.
+    pub fn renew(&self, identity: &Identity, tls: ClientConfig) -> Result<(), CertificateError> {
         if let Some(witness) = &self.witness {
-            witness.renew(&identity);
+            witness.renew(identity)?;
         }
         self.tls.send_replace(Arc::new(tls));
         Ok(())
@@ -46,13 +42,8 @@ impl Credentials {
     pub(super) fn present(&self) -> watch::Receiver<Arc<ClientConfig>> {
         self.tls.subscribe()
     }
-
-    pub(super) fn witness(&self) -> Option<&Witness> {
-        self.witness.as_ref()
-    }
 }
 
-/// Of a site that has no certificate yet.
 impl From<ClientConfig> for Credentials {
     fn from(tls: ClientConfig) -> Self {
         Self {

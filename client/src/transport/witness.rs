@@ -25,9 +25,9 @@ impl Witness {
         })
     }
 
-    /// Statements carry the certificate of `renewed`, of the same key, from now on.
-    pub(super) fn renew(&self, renewed: &Identity) {
-        self.signer.renew(renewed);
+    /// Shows a renewed certificate of the same key from now on, in every clone.
+    pub(super) fn renew(&self, identity: &Identity) -> Result<(), CertificateError> {
+        self.signer.renew(identity)
     }
 
     pub(super) fn sign(&self, seen: &Witnessed) -> Result<Signed, CertificateError> {

@@ -25,7 +25,7 @@ use consilium_site::outcome::Outcome;
 use consilium_site::peer::{Peer, Wanted};
 use consilium_site::policy::Policy;
 use consilium_site::privacy::{CohortFacts, SiteBudget};
-use consilium_site::transport::{Credentials, GrpcServer, ServerAddress, Witness};
+use consilium_site::transport::{GrpcServer, ServerAddress, Witness};
 use consilium_store::site::SiteStore;
 use tempfile::TempDir;
 
@@ -309,12 +309,7 @@ pub fn peer(
     };
     let witness = Witness::new(&identity, authority).unwrap();
     let tls = client_config(identity, authority).unwrap();
-    GrpcServer::new(
-        address,
-        Credentials::new(tls, witness),
-        site(name),
-        patience,
-    )
+    GrpcServer::new(address, tls, witness, site(name), patience)
 }
 
 /// A connection that shows a certificate without looking at it first, as a broken agent would.
@@ -345,6 +340,5 @@ pub fn careless_peer(name: &str, address: &str, certs: &Path, authority: &Path) 
     let [pem, key] = ["pem", "key"].map(|kind| folder.path().join(format!("{name}.{kind}")));
     let identity = Identity::load(&pem, &key, Role::Site).unwrap();
     let witness = Witness::new(&identity, authority).unwrap();
-    let credentials = Credentials::new(tls, witness);
-    GrpcServer::new(address, credentials, site(name), Duration::from_secs(20))
+    GrpcServer::new(address, tls, witness, site(name), Duration::from_secs(20))
 }
