@@ -5,7 +5,6 @@
 //! norms of single patients come from the same pass.
 
 use super::super::pointwise::outer;
-use super::super::sum;
 use super::{Formulas, Saved, TENSORS, Unit, dct_matrix, product, sigmoid};
 
 /// Vectors `left` and `right` of every record, `[F, B]` each; a record's part of the gradient is `left right'`.
@@ -30,6 +29,7 @@ impl Gradients {
     pub fn total(&self, index: usize) -> Vec<f32> {
         let Some(products) = self.psi.get(index) else {
             let rows = self.rest[index - self.psi.len()].chunks_exact(self.batch);
+            let sum = |row: &[f32]| row.iter().map(|&v| f64::from(v)).sum::<f64>() as f32;
             return rows.map(sum).collect();
         };
         let mut total = Vec::new();
