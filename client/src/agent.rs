@@ -28,7 +28,7 @@ use consilium_core::{
 use consilium_ops::OperatorError;
 use consilium_rounds::{LedgerHead, Participation, Sealed, SiteEffect};
 use consilium_store::site::{Accepted, Fate, SiteStore, Version};
-use consilium_transparency::{Entry, Event, Tree};
+use consilium_transparency::{Entry, Event, Frontier};
 use tracing::{info, warn};
 
 pub use error::AgentError;
@@ -91,8 +91,8 @@ pub struct Agent<P> {
     digests: BTreeMap<GroupName, Digest>,
     /// The update that the server has confirmed to this process.
     delivered: Option<Sealed>,
-    /// The tree over this site's own log.
-    own_log: Tree,
+    /// The edge of the tree over this site's own log.
+    own_log: Frontier,
 }
 
 /// What joining a study led to.
@@ -483,7 +483,7 @@ struct Ready {
     worker: Worker,
     protection: Option<Protection>,
     standing: Standing,
-    own_log: Tree,
+    own_log: Frontier,
 }
 
 impl Ready {

@@ -5,6 +5,7 @@
 
 mod told;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -81,6 +82,8 @@ struct Known {
     configuration: Option<Event>,
     /// The newest head.
     head: Option<Signed>,
+    /// The newest counter-signature of each site.
+    witnessed: BTreeMap<SiteId, WitnessedHead>,
 }
 
 impl Log {
@@ -103,6 +106,11 @@ impl Log {
             head: store.newest_log_head().await?,
             ..Known::default()
         };
+        for newest in store.newest_witnesses().await? {
+            if let Some(seen) = newest.witnessed.says::<Witnessed>() {
+                known.witnessed.insert(seen.site, newest);
+            }
+        }
         known.catch_up(&store).await?;
         let log = Self {
             store,
@@ -203,10 +211,6 @@ impl Log {
         committed: u32,
     ) -> Result<View, LogError> {
         let mut known = self.known.lock().await;
-        let others = self
-            .store
-            .newest_witnesses(site, MOST_OTHERS as u32)
-            .await?;
         let head = self.sign(&mut known).await?;
         let tree = &known.tree;
         let size = tree.len();
@@ -225,13 +229,16 @@ impl Log {
             }
             None => None,
         };
-        let other = |WitnessedHead { head, witnessed }| {
-            let size_then = head.says::<Head>().map_or(0, |head| head.size);
-            Other {
-                consistency: tree.consistency(size_then, size).unwrap_or_default(),
-                head,
-                witnessed,
-            }
+        let others = known.witnessed.iter().filter(|(other, _)| *other != site);
+        let mut others: Vec<_> = others
+            .map(|(_, seen)| (seen.head.says::<Head>().map_or(0, |head| head.size), seen))
+            .collect();
+        others.sort_by_key(|(seen, _)| Reverse(*seen));
+        others.truncate(MOST_OTHERS);
+        let other = |(seen, WitnessedHead { head, witnessed }): (u64, &WitnessedHead)| Other {
+            head: head.clone(),
+            witnessed: witnessed.clone(),
+            consistency: tree.consistency(seen, size).unwrap_or_default(),
         };
         Ok(View {
             head,
@@ -271,8 +278,18 @@ impl Log {
         if holder.name != site.as_str() || seen.site != *site {
             return Err(bad("it is of another site"));
         }
-        let kept = self.store.keep_witness(site, &seen.head, signed).await?;
-        kept.then_some(()).ok_or(LogError::UnknownHead)
+        let mut known = self.known.lock().await;
+        let head = self.store.keep_witness(site, &seen.head, signed).await?;
+        let newest = WitnessedHead {
+            head: head.ok_or(LogError::UnknownHead)?,
+            witnessed: signed.clone(),
+        };
+        // A repeated call may come late.
+        let size = |seen: &WitnessedHead| seen.head.says::<Head>().map_or(0, |head| head.size);
+        if known.witnessed.get(site).map_or(0, size) <= seen.head.size {
+            known.witnessed.insert(site.clone(), newest);
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use consilium_core::{Digest, StudyId};
 use consilium_rounds::Sealed;
 use consilium_store::site::{Delivered, SiteStore};
 use consilium_transparency::{
-    Entry, Event, Expected, Head, Rewritten, Signed, Tree, View, Wanted, Witnessed, leaf_hash,
+    Entry, Event, Expected, Frontier, Head, Rewritten, Signed, View, Wanted, Witnessed, leaf_hash,
 };
 use tracing::{debug, warn};
 
@@ -147,9 +147,12 @@ fn attempt_of(delivered: &Delivered) -> Attempt {
 }
 
 /// The site's own log as it lies in its store.
-pub(super) async fn own_log(store: &SiteStore) -> Result<Tree, AgentError> {
-    let entries = store.log_from(0).await?;
-    Ok(entries.iter().map(|entry| leaf_hash(entry)).collect())
+pub(super) async fn own_log(store: &SiteStore) -> Result<Frontier, AgentError> {
+    let mut own = Frontier::default();
+    for entry in store.log_from(0).await? {
+        own.push(leaf_hash(&entry));
+    }
+    Ok(own)
 }
 
 /// Notes in the site's own log that it stops because of `error`. What goes wrong here is logged: the error itself

@@ -200,7 +200,7 @@ async fn every_round_and_the_end_are_seen_and_counter_signed_with_the_own_log() 
             .is_empty()
     );
     let own = site.store.log_from(0).await.unwrap();
-    let tree: Tree = own
+    let tree: consilium_transparency::Tree = own
         .iter()
         .map(|e| consilium_transparency::leaf_hash(e))
         .collect();

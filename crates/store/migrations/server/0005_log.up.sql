@@ -40,6 +40,9 @@ CREATE TABLE log_head (
     certificate BLOB    NOT NULL
 ) STRICT;
 
+-- A counter-signature names its head.
+CREATE INDEX log_head_by_size ON log_head (size);
+
 -- Counter-signatures of those heads by sites.
 CREATE TABLE log_witness (
     -- In the order of their coming.

@@ -2,6 +2,7 @@
 
 use consilium_core::SiteId;
 use consilium_transparency::{Entry, Head, Signed, Statement as _};
+use sqlx::Row as _;
 
 use super::{ServerStore, ServerStoreError};
 use crate::log;
@@ -103,8 +104,8 @@ impl ServerStore {
         head.transpose().map_err(|error| self.failed(error))
     }
 
-    /// Keeps a counter-signature of a head that this server has signed; false for another one. A second one of
-    /// the same head by the same site adds nothing.
+    /// Keeps a counter-signature of a head that this server has signed, and returns that head; nothing for another
+    /// one. A second one of the same head by the same site adds nothing.
     ///
     /// # Errors
     /// [`ServerStoreError`].
@@ -113,16 +114,20 @@ impl ServerStore {
         site: &SiteId,
         head: &Head,
         witnessed: &Signed,
-    ) -> Result<bool> {
-        let known: Option<i64> =
-            sqlx::query_scalar("SELECT sequence FROM log_head WHERE statement = ? LIMIT 1")
-                .bind(head.bytes())
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(|error| self.failed(error))?;
-        let Some(sequence) = known else {
-            return Ok(false);
+    ) -> Result<Option<Signed>> {
+        let known = sqlx::query(
+            "SELECT statement, scheme, signature, certificate, sequence FROM log_head \
+             WHERE size = ? AND statement = ? LIMIT 1",
+        )
+        .bind(i64::try_from(head.size).unwrap_or(i64::MAX))
+        .bind(head.bytes())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(|error| self.failed(error))?;
+        let Some(row) = known else {
+            return Ok(None);
         };
+        let sequence: i64 = row.try_get(4).map_err(|error| self.failed(error))?;
         sqlx::query(
             "INSERT OR IGNORE INTO log_witness \
              (site, head, statement, scheme, signature, certificate) VALUES (?, ?, ?, ?, ?, ?)",
@@ -136,7 +141,9 @@ impl ServerStore {
         .execute(&self.pool)
         .await
         .map_err(|error| self.failed(error))?;
-        Ok(true)
+        log::signed(&row, 0)
+            .map(Some)
+            .map_err(|error| self.failed(error))
     }
 
     /// Every counter-signature, in the order of their coming.
@@ -156,24 +163,17 @@ impl ServerStore {
             .map_err(|error| self.failed(error))
     }
 
-    /// The newest counter-signature of each site but `reader`, the newest first, at most `limit`.
+    /// The newest counter-signature of each site.
     ///
     /// # Errors
     /// [`ServerStoreError`].
-    pub async fn newest_witnesses(
-        &self,
-        reader: &SiteId,
-        limit: u32,
-    ) -> Result<Vec<WitnessedHead>> {
+    pub async fn newest_witnesses(&self) -> Result<Vec<WitnessedHead>> {
         let rows = sqlx::query(
             "SELECT h.statement, h.scheme, h.signature, h.certificate, \
                     w.statement, w.scheme, w.signature, w.certificate \
              FROM log_witness w JOIN log_head h ON h.sequence = w.head \
-             WHERE w.sequence IN (SELECT MAX(sequence) FROM log_witness WHERE site <> ? GROUP BY site) \
-             ORDER BY w.sequence DESC LIMIT ?",
+             WHERE w.sequence IN (SELECT MAX(sequence) FROM log_witness GROUP BY site)",
         )
-        .bind(reader.as_str())
-        .bind(limit)
         .fetch_all(&self.pool)
         .await
         .map_err(|error| self.failed(error))?;
