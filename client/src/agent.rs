@@ -156,6 +156,7 @@ impl<P: Peer> Agent<P> {
         );
         match ready.await {
             Ok(ready) => {
+                permitting::show_acceptance(&store, &mut peer, &name, digest).await?;
                 let agent = ready.agent(errand, store, peer, clock, halted.is_some());
                 Ok(Joined::Agent(Box::new(agent)))
             }
@@ -278,7 +279,7 @@ impl<P: Peer> Agent<P> {
     async fn train(&mut self, plan: &RoundPlan) -> Result<(), AgentError> {
         let (round, attempt) = (plan.round, plan.attempt);
         info!(round, attempt, "round received");
-        self.permitted()?;
+        self.permitted().await?;
         let admitted = self.admitted().await?;
         self.witness(round - 1, plan.model).await?;
         self.go_on().await?;
@@ -502,6 +503,7 @@ impl Ready {
     ) -> Result<Self, AgentError> {
         let policy = permitting::read(&errand.policy)?;
         policy.judge(&study, &participant)?;
+        permitting::accepted(store, &study.name, study.digest()).await?;
         let standing = Standing::read(store).await?;
         standing.check_all()?;
         let opened = tokio::task::spawn_blocking(open_cohort).await;
@@ -607,7 +609,7 @@ impl Ready {
 }
 
 /// Reads a study document and refuses one that contradicts itself or its name.
-fn read_study(name: &StudyId, document: &[u8]) -> Result<Study, AgentError> {
+pub(crate) fn read_study(name: &StudyId, document: &[u8]) -> Result<Study, AgentError> {
     let study: Study =
         serde_json::from_slice(document).map_err(|error| AgentError::UnreadableStudy {
             study: name.clone(),

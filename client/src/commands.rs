@@ -9,6 +9,7 @@ pub mod policy;
 pub mod privacy;
 mod run;
 mod status;
+pub mod study;
 
 use std::path::Path;
 

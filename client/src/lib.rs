@@ -2,6 +2,7 @@
 //!
 //! * [`config`]: the one configuration file.
 //! * [`agent`]: the loop of a study, without network or learning: ask, train, seal, deliver, settle.
+//! * [`acceptance`]: what a study would send and cost, and this site's written answer.
 //! * [`peer`]: what the agent needs from the server; [`transport`]: that over mutual TLS.
 //! * [`enrolment`]: this site's first certificate; [`renewal`]: the next ones.
 //! * [`work`]: the seam between the protocol and the learning.
@@ -13,6 +14,7 @@
 //!   [`export`]: that model as files; [`predictions`]: what it says about each patient, as a table.
 //! * [`commands`]: what the program does with all that.
 
+pub mod acceptance;
 pub mod agent;
 pub mod commands;
 pub mod config;

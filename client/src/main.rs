@@ -56,6 +56,11 @@ enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
+    /// What the study would send and cost, and this site's written answer to it.
+    Study {
+        #[command(subcommand)]
+        command: StudyCommand,
+    },
     /// Take patients out, who withdraw their consent say.
     Patients {
         #[command(subcommand)]
@@ -91,6 +96,40 @@ enum ConfigCommand {
     Check {
         #[command(flatten)]
         config: ConfigPath,
+    },
+}
+
+#[derive(Subcommand)]
+enum StudyCommand {
+    /// Say in plain words what would leave this site, what that costs its patients, and what the policy says to it.
+    ///
+    /// Example: consilium-site study show --config site.toml
+    Show {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// The study document as the coordinator sent it; asked of the server if left out.
+        #[arg(long)]
+        document: Option<PathBuf>,
+    },
+    /// Accept the study in writing, with the key of this site. The agent trains for no other document.
+    ///
+    /// Example: consilium-site study accept --config site.toml
+    Accept {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// The study document as the coordinator sent it; asked of the server if left out.
+        #[arg(long)]
+        document: Option<PathBuf>,
+    },
+    /// Take the acceptance back: nothing more is trained or sent, also by a running agent.
+    ///
+    /// Example: consilium-site study withdraw --config site.toml --reason "decision of the ethics board"
+    Withdraw {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// Why; it stays at this site.
+        #[arg(long)]
+        reason: String,
     },
 }
 
@@ -351,6 +390,15 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             };
             commands::model::predict(&from.config.config, &wanted, format)
         }
+        Command::Study {
+            command: StudyCommand::Show { config, document },
+        } => commands::study::show(&config.config, document.as_deref(), format),
+        Command::Study {
+            command: StudyCommand::Accept { config, document },
+        } => commands::study::accept(&config.config, document.as_deref(), format),
+        Command::Study {
+            command: StudyCommand::Withdraw { config, reason },
+        } => commands::study::withdraw(&config.config, &reason, format),
         Command::Patients {
             command: PatientsCommand::Exclude { file, config },
         } => commands::patients::exclude(&config.config, &file, format),

@@ -64,6 +64,16 @@ pub trait Peer: Send {
         withdrawal: &Withdrawal,
     ) -> impl Future<Output = Result<(), PeerError>> + Send;
 
+    /// Shows the server this site's written acceptance of the study; it is in its log when this returns.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    fn accept(
+        &mut self,
+        study: Digest,
+        acceptance: &Signed,
+    ) -> impl Future<Output = Result<(), PeerError>> + Send;
+
     /// Tells the server that this site, which had withdrawn, takes part again.
     ///
     /// # Errors

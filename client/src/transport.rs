@@ -21,11 +21,11 @@ use consilium_core::{Digest, GroupName, ModelVector, SiteId, StudyId};
 use consilium_proto::consortium_client::ConsortiumClient;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
-    AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyRequest, GroupChunk,
-    GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, ReadLogRequest, Refused, RejoinRequest,
-    UpdateHeader, UploadMessage, WithdrawRequest, WitnessLogRequest, assignment_from_wire,
-    digest_to_wire, head_to_wire, receipt_from_wire, signed_to_wire, view_from_wire,
-    withdrawal_to_wire,
+    AcceptRequest, AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyRequest,
+    GroupChunk, GroupLength, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, ReadLogRequest, Refused,
+    RejoinRequest, UpdateHeader, UploadMessage, WithdrawRequest, WitnessLogRequest,
+    assignment_from_wire, digest_to_wire, head_to_wire, receipt_from_wire, signed_to_wire,
+    view_from_wire, withdrawal_to_wire,
 };
 use consilium_rounds::{Assignment, LedgerHead, Receipt, Sealed, Withdrawal};
 use consilium_transparency::{Signed, View, Witnessed};
@@ -266,6 +266,15 @@ impl GrpcServer {
         }
     }
 
+    async fn try_accept(&mut self, request: &AcceptRequest) -> Result<(), Failure> {
+        let mut client = self.client().await?;
+        match timeout(CALL, client.accept(request.clone())).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.took_too_long("showing the acceptance", CALL)),
+        }
+    }
+
     async fn try_rejoin(&mut self, request: &RejoinRequest) -> Result<(), Failure> {
         let mut client = self.client().await?;
         match timeout(CALL, client.rejoin(request.clone())).await {
@@ -385,6 +394,20 @@ impl Peer for GrpcServer {
         let mut patience = self.patience();
         loop {
             match self.try_withdraw(&request).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => self.pause(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    async fn accept(&mut self, study: Digest, acceptance: &Signed) -> Result<(), PeerError> {
+        let request = AcceptRequest {
+            study: digest_to_wire(&study),
+            acceptance: Some(signed_to_wire(acceptance)),
+        };
+        let mut patience = self.patience();
+        loop {
+            match self.try_accept(&request).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => self.pause(&mut patience, failure).await?,
             }

@@ -176,6 +176,8 @@ struct Demand {
     plan: Option<fn(&mut RoundPlan)>,
     /// A document that the site had accepted before.
     before: Option<Study>,
+    /// What the site has accepted in writing, where it is not the study.
+    accepts: Option<Study>,
     /// Models are damaged, and announced as they are then.
     damaged: bool,
 }
@@ -192,6 +194,7 @@ impl Demand {
             document: None,
             plan: None,
             before: None,
+            accepts: None,
             damaged: false,
         }
     }
@@ -213,12 +216,14 @@ async fn run(
     address: &str,
     policy: &Policy,
     cohort: &CohortFacts,
+    study: &Study,
     to_its_end: bool,
 ) -> Result<(), AgentError> {
     let mut errand = consortium.errand("a");
     errand.policy = consortium.folder.path().join("strict.toml");
     std::fs::write(&errand.policy, toml::to_string(policy).unwrap()).unwrap();
     let store = consortium.store("a").await;
+    consortium.accept("a", study, &store).await;
     let (peer, clock, cohort) = (
         consortium.peer("a", address),
         Arc::new(SystemClock),
@@ -245,10 +250,12 @@ async fn put(demand: Demand) -> (Arc<ServerState>, AgentError) {
             &server.address,
             &demand.policy,
             &demand.cohort,
+            before,
             false,
         );
         joined.await.unwrap();
     }
+    let study = demand.accepts.unwrap_or_else(|| demand.study.clone());
     let state = ServerState::of(demand.study, initial());
     {
         let mut inner = state.inner();
@@ -264,6 +271,7 @@ async fn put(demand: Demand) -> (Arc<ServerState>, AgentError) {
         &server.address,
         &demand.policy,
         &demand.cohort,
+        &study,
         true,
     )
     .await;
@@ -299,6 +307,7 @@ async fn refused(name: &str, code: &str, change: impl FnOnce(&mut Demand)) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_agreed_is_done() {
     let (consortium, demand) = (Consortium::new(), Demand::agreed());
+    let study = demand.study.clone();
     let state = ServerState::of(demand.study, initial());
     let server = consortium.serve(Arc::clone(&state)).await;
     let run = run(
@@ -306,6 +315,7 @@ async fn what_was_agreed_is_done() {
         &server.address,
         &demand.policy,
         &demand.cohort,
+        &study,
         true,
     );
     let update = state.wait_until(|inner| !inner.arrived_groups.is_empty());

@@ -304,6 +304,10 @@ impl<P: Peer + Sync> Peer for Stopping<P> {
         self.inner.withdraw(study, withdrawal).await
     }
 
+    async fn accept(&mut self, study: Digest, acceptance: &Signed) -> Result<(), PeerError> {
+        self.inner.accept(study, acceptance).await
+    }
+
     async fn rejoin(&mut self, study: Digest) -> Result<(), PeerError> {
         self.inner.rejoin(study).await
     }

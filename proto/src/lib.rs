@@ -19,13 +19,13 @@ pub use convert::{
     withdrawal_from_wire, withdrawal_to_wire,
 };
 pub use generated::{
-    AssignmentReply, Attempt, AwaitAssignmentRequest, CertificateReply, CertificateRequest,
-    DownloadGroupRequest, GetStudyReply, GetStudyRequest, GroupChunk, GroupDigest, GroupLength,
-    LedgerHead, LoggedEntry, ReadLogReply, ReadLogRequest, Receipt, RejoinReply, RejoinRequest,
-    RoundPlan, Signed, UpdateHeader, UploadMessage, UploadReply, ValueChunk, Waiting,
-    WithdrawReply, WithdrawRequest, WitnessLogReply, WitnessLogRequest, WitnessedHead,
-    assignment_reply, certificate_reply, consortium_client, consortium_server, identity_client,
-    identity_server, upload_message,
+    AcceptReply, AcceptRequest, AssignmentReply, Attempt, AwaitAssignmentRequest, CertificateReply,
+    CertificateRequest, DownloadGroupRequest, GetStudyReply, GetStudyRequest, GroupChunk,
+    GroupDigest, GroupLength, LedgerHead, LoggedEntry, ReadLogReply, ReadLogRequest, Receipt,
+    RejoinReply, RejoinRequest, RoundPlan, Signed, UpdateHeader, UploadMessage, UploadReply,
+    ValueChunk, Waiting, WithdrawReply, WithdrawRequest, WitnessLogReply, WitnessLogRequest,
+    WitnessedHead, assignment_reply, certificate_reply, consortium_client, consortium_server,
+    identity_client, identity_server, upload_message,
 };
 pub use log::{signed_from_wire, signed_to_wire, view_from_wire, view_to_wire};
 pub use refused::Refused;

@@ -45,6 +45,7 @@ pub fn who_may(path: &str) -> Option<May> {
         | "/consilium.v1.Consortium/DownloadGroup"
         | "/consilium.v1.Consortium/UploadUpdate"
         | "/consilium.v1.Consortium/Withdraw"
+        | "/consilium.v1.Consortium/Accept"
         | "/consilium.v1.Consortium/Rejoin"
         | "/consilium.v1.Consortium/ReadLog"
         | "/consilium.v1.Consortium/WitnessLog" => May::Roles(&[Site]),

@@ -15,8 +15,8 @@ use consilium_core::study::PrivacyMode;
 use consilium_core::{Digest, SiteId, Study};
 use consilium_store::server::{ServerStore, ServerStoreError, WitnessedHead};
 use consilium_transparency::{
-    AgreedBudget, CommittedRound, Entry, Event, Found, Head, MOST_OTHERS, Other, Signed, Statement,
-    Tree, View, Witnessed, leaf_hash,
+    Acceptance, AgreedBudget, CommittedRound, Entry, Event, Found, Head, MOST_OTHERS, Other,
+    Signed, Statement, Tree, View, Witnessed, leaf_hash,
 };
 use dp_rs::agreement::Agreement;
 use tokio::sync::Mutex;
@@ -39,6 +39,9 @@ pub enum LogError {
     /// A counter-signature that is none, or of another site.
     #[error("the counter-signature is not acceptable: {0}")]
     BadWitness(String),
+    /// An acceptance that is none, or of another site or document.
+    #[error("the acceptance is not acceptable: {0}")]
+    BadAcceptance(String),
     /// A counter-signature of a head that this server has not signed.
     #[error("this server has not signed the head that was counter-signed")]
     UnknownHead,
@@ -52,6 +55,7 @@ impl LogError {
             Self::Store(error) => error.code(),
             Self::Signing(error) => error.code(),
             Self::BadWitness(_) => "log_witness_refused",
+            Self::BadAcceptance(_) => "acceptance_refused",
             Self::UnknownHead => "log_head_unknown",
         }
     }
@@ -76,7 +80,9 @@ struct Known {
     opened: BTreeMap<(u32, u32), u64>,
     /// The attempt that committed each round, and its entry.
     aggregated: BTreeMap<u32, (u32, u64)>,
-    /// Sites that have accepted the study.
+    /// Written acceptances.
+    acceptances: BTreeMap<SiteId, Signed>,
+    /// Sites that take part in the study.
     accepted: BTreeSet<SiteId>,
     /// The newest configuration.
     configuration: Option<Event>,
@@ -157,6 +163,57 @@ impl Log {
         let site = site.clone();
         self.append(Event::StudyAccepted { site, study }).await?;
         known.catch_up(&self.store).await
+    }
+
+    /// Takes the written acceptance of `site`, once.
+    ///
+    /// # Errors
+    /// [`LogError`] for one that is not of this site and study.
+    pub async fn accept(
+        &self,
+        site: &SiteId,
+        study: Digest,
+        signed: &Signed,
+    ) -> Result<(), LogError> {
+        let bad = |problem: &str| LogError::BadAcceptance(problem.to_owned());
+        let said: Acceptance = signed.says().ok_or_else(|| bad("it cannot be read"))?;
+        let message = Acceptance::signed_bytes(&signed.statement);
+        self.holds(site, signed, &message)
+            .map_err(|problem| bad(&problem))?;
+        if said.site != *site {
+            return Err(bad("it is of another site"));
+        }
+        if said.study != study {
+            return Err(bad("it is of another document"));
+        }
+        let mut known = self.known.lock().await;
+        known.catch_up(&self.store).await?;
+        if known.acceptances.get(site) == Some(signed) {
+            return Ok(());
+        }
+        let event = Event::AcceptanceSigned {
+            site: site.clone(),
+            acceptance: signed.clone(),
+        };
+        self.append(event).await?;
+        Ok(known.catch_up(&self.store).await?)
+    }
+
+    /// Whether `message` was signed with the key of `site`.
+    fn holds(&self, site: &SiteId, signed: &Signed, message: &[u8]) -> Result<(), String> {
+        let signature = Signature {
+            scheme: signed.scheme,
+            bytes: signed.signature.clone(),
+        };
+        let by = (Role::Site, self.clock.now());
+        let holder = self
+            .anchor
+            .signatory(&signed.certificate, message, &signature, by)
+            .map_err(|error| error.to_string())?;
+        if holder.name != site.as_str() {
+            return Err("it is of another site".into());
+        }
+        Ok(())
     }
 
     /// A signed head over all entries: the newest one where it still covers them, or a new one.
@@ -266,16 +323,9 @@ impl Log {
         let bad = |problem: &str| LogError::BadWitness(problem.to_owned());
         let seen: Witnessed = signed.says().ok_or_else(|| bad("it cannot be read"))?;
         let message = Witnessed::signed_bytes(&signed.statement);
-        let signature = Signature {
-            scheme: signed.scheme,
-            bytes: signed.signature.clone(),
-        };
-        let by = (Role::Site, self.clock.now());
-        let holder = self
-            .anchor
-            .signatory(&signed.certificate, &message, &signature, by)
-            .map_err(|error| bad(&error.to_string()))?;
-        if holder.name != site.as_str() || seen.site != *site {
+        self.holds(site, signed, &message)
+            .map_err(|problem| bad(&problem))?;
+        if seen.site != *site {
             return Err(bad("it is of another site"));
         }
         let mut known = self.known.lock().await;
@@ -320,6 +370,9 @@ impl Known {
                 }
                 Some(Event::Aggregated { round, attempt, .. }) => {
                     self.aggregated.insert(round, (attempt, index));
+                }
+                Some(Event::AcceptanceSigned { site, acceptance }) => {
+                    self.acceptances.insert(site, acceptance);
                 }
                 Some(Event::StudyAccepted { site, .. }) => {
                     self.accepted.insert(site);

@@ -11,12 +11,12 @@ use consilium_core::{Digest, GroupName, Participant, SiteId};
 use consilium_proto::consortium_server::Consortium as Calls;
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
-    AssignmentReply, AwaitAssignmentRequest, BadMessage, DownloadGroupRequest, GetStudyReply,
-    GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, ReadLogReply, ReadLogRequest,
-    Refused, RejoinReply, RejoinRequest, UpdateHeader, UploadMessage, UploadReply, ValueChunk,
-    WithdrawReply, WithdrawRequest, WitnessLogReply, WitnessLogRequest, assignment_to_wire,
-    digest_from_wire, head_from_wire, receipt_to_wire, signed_from_wire, view_to_wire,
-    withdrawal_from_wire,
+    AcceptReply, AcceptRequest, AssignmentReply, AwaitAssignmentRequest, BadMessage,
+    DownloadGroupRequest, GetStudyReply, GetStudyRequest, GroupChunk, MAX_CHUNK_BYTES,
+    MAX_MESSAGE_BYTES, ReadLogReply, ReadLogRequest, Refused, RejoinReply, RejoinRequest,
+    UpdateHeader, UploadMessage, UploadReply, ValueChunk, WithdrawReply, WithdrawRequest,
+    WitnessLogReply, WitnessLogRequest, assignment_to_wire, digest_from_wire, head_from_wire,
+    receipt_to_wire, signed_from_wire, view_to_wire, withdrawal_from_wire,
 };
 use consilium_rounds::{Assignment, Event, Receipt, RejectUpdate};
 use consilium_store::server::{BlobWriter, ServerStoreError};
@@ -219,6 +219,17 @@ impl Calls for Service {
         let event = Event::Withdrawn { site, withdrawal };
         self.0.take(event).await.map_err(store_failed)?;
         Ok(Response::new(WithdrawReply {}))
+    }
+
+    async fn accept(&self, request: Request<AcceptRequest>) -> Reply<AcceptReply> {
+        let site = self.caller(&request)?.site;
+        let asked = request.into_inner();
+        logged(&site, self.check_study(&asked.study))?;
+        let signed = signed_from_wire(asked.acceptance.as_ref(), "acceptance").map_err(malformed);
+        let signed = logged(&site, signed)?;
+        let taken = self.0.log().accept(&site, self.0.digest(), &signed).await;
+        logged(&site, taken.map_err(log_failed))?;
+        Ok(Response::new(AcceptReply {}))
     }
 
     async fn rejoin(&self, request: Request<RejoinRequest>) -> Reply<RejoinReply> {
@@ -611,6 +622,11 @@ fn log_failed(error: LogError) -> Status {
             let message = "the server cannot sign the head of its log";
             refuse(error.code(), message, error.hint())
         }
+        LogError::BadAcceptance(_) => refuse(
+            error.code(),
+            &message,
+            "accept the study again: `consilium-site study accept`",
+        ),
         LogError::BadWitness(_) | LogError::UnknownHead => refuse(
             error.code(),
             &message,

@@ -138,6 +138,7 @@ fn deploy(
     for site in deployment.cohorts.keys() {
         let address = format!("localhost:{port}");
         let config = deployment.write_site(site, &address, "1m", options.device)?;
+        accept(&config, &deployment.study)?;
         programs.start(
             "consilium-site",
             &["run", "--config"],
@@ -161,6 +162,28 @@ fn deploy(
             Ok((site.clone(), result))
         })
         .collect()
+}
+
+/// Accepts the study in writing for one site, as somebody there would.
+fn accept(config: &Path, study: &Path) -> Result<(), OperatorError> {
+    let executable = sibling("consilium-site")?;
+    let output = Command::new(&executable)
+        .args(["study", "accept", "--config"])
+        .arg(config)
+        .arg("--document")
+        .arg(study)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| OperatorError::file(&executable, &error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(OperatorError::failed(
+        "study_not_accepted",
+        words,
+        "see what the site says",
+    ))
 }
 
 /// The running programs. Whatever happens, none outlives this value.

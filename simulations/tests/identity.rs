@@ -204,6 +204,19 @@ impl Consortium {
 
     fn run(&self, site: &str) -> Process {
         let config = format!("{site}.toml");
+        let accept = [
+            "study",
+            "accept",
+            "--config",
+            &config,
+            "--document",
+            "study/study.json",
+        ];
+        let accepted = Command::new(&self.site)
+            .args(accept)
+            .current_dir(self.folder.path())
+            .output();
+        accepted.unwrap();
         let run = ["run", "--config", &config, "--exit-when-finished"];
         self.start(&self.site, &run, site)
     }

@@ -201,7 +201,10 @@ impl Deployment {
                  patience = \"2m\"\n{}",
                 identity(name)
             );
-            fs::write(at.join(format!("{name}.toml")), text).unwrap();
+            let config = format!("{name}.toml");
+            fs::write(at.join(&config), text).unwrap();
+            let accept = ["study", "accept", "--config", &config, "--document"];
+            run(&site, &[&accept[..], &["study/study.json"]].concat(), at);
         }
         // What a simulation of the same study ends in.
         let seeded = scenario.replace("randomness = \"operating-system\"", "");

@@ -34,6 +34,22 @@ pub enum AgentError {
     /// The site's policy.
     #[error(transparent)]
     Policy(#[from] Forbidden),
+    /// Nobody at this site has accepted the document in writing.
+    #[error("nobody at this site has accepted study {study} as it is now ({digest})")]
+    NotAccepted {
+        /// The study.
+        study: StudyId,
+        /// Digest of its document.
+        digest: Digest,
+    },
+    /// The acceptance was taken back.
+    #[error("this site has withdrawn from study {study}: {reason}")]
+    Withdrawn {
+        /// The study.
+        study: StudyId,
+        /// Why, in the words of whoever decided.
+        reason: String,
+    },
     /// A file of this site that is not acceptable: the policy, or the cohort.
     #[error("{0}")]
     Site(OperatorError),
@@ -139,6 +155,8 @@ impl AgentError {
             Self::Work(error) => error.code,
             Self::WorkPanicked => "work_panicked",
             Self::Policy(forbidden) => forbidden.code(),
+            Self::NotAccepted { .. } => "study_not_accepted",
+            Self::Withdrawn { .. } => "study_withdrawn",
             Self::Site(error) => &error.code,
             Self::Privacy(refusal) => refusal.code(),
             Self::Log(rewritten) => rewritten.code(),
@@ -175,6 +193,18 @@ impl From<AgentError> for OperatorError {
                 Self::new(exit, code, message, error.hint()).at(error.path().display())
             }
             AgentError::Policy(forbidden) => forbidden.into(),
+            AgentError::NotAccepted { .. } => Self::new(
+                ExitCode::Refused,
+                code,
+                message,
+                "`consilium-site study show` says what would leave and what it costs; `consilium-site study accept` accepts it",
+            ),
+            AgentError::Withdrawn { .. } => Self::new(
+                ExitCode::Refused,
+                code,
+                message,
+                "nothing more is trained or sent; `consilium-site study accept` accepts the study again",
+            ),
             AgentError::Site(error) => error,
             AgentError::Privacy(refusal) => refusal.into(),
             AgentError::Work(error) => Self::failed(code, message, error.hint),

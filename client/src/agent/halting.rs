@@ -22,6 +22,8 @@ impl AgentError {
         let (reason, may_return) = match self {
             Self::Privacy(refusal) => refusal.public(),
             Self::Policy(_) => ("this site's policy does not permit it", true),
+            Self::NotAccepted { .. } => ("nobody at this site has accepted the study yet", true),
+            Self::Withdrawn { .. } => ("this site has withdrawn its acceptance", false),
             Self::Site(_) => ("a file of this site is not acceptable", true),
             Self::Log(_) => (
                 "the server's log is not the one that this site or another has seen",

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use consilium_certs::{Authority, Identity, Role, client_config};
-use consilium_core::clock::SystemClock;
+use consilium_certs::{Authority, Identity, Role, Signer, client_config};
+use consilium_core::clock::{Clock as _, SystemClock};
 use consilium_core::study::{
     Aggregation, ModelChoice, PROTOCOL_VERSION, Participant, Randomness, Schedule, WeightRule,
 };
@@ -203,6 +203,19 @@ impl Consortium {
         }
     }
 
+    /// Accepts `study` in writing for `name`.
+    pub async fn accept(&self, name: &str, study: &Study, store: &SiteStore) {
+        let [certificate, key] =
+            ["pem", "key"].map(|kind| self.certs().join(format!("{name}.{kind}")));
+        let identity = Identity::load(&certificate, &key, Role::Site).unwrap();
+        let signer = Signer::of(&identity).unwrap();
+        let (policy, now) = (Digest::of(b"policy"), SystemClock.now());
+        let signed =
+            consilium_site::acceptance::sign(&signer, &site(name), study, policy, now).unwrap();
+        let kept = store.accept_in_writing(&study.name, study.digest(), &signed);
+        kept.await.unwrap();
+    }
+
     /// Writes a policy that permits `study` at site `name`, and says where.
     pub fn write_policy(&self, name: &str, study: &Study, budget: Option<SiteBudget>) -> PathBuf {
         let path = self.folder.path().join(format!("{name}.policy.toml"));
@@ -224,6 +237,7 @@ impl Consortium {
         work: MakeWork,
     ) -> Result<Outcome, AgentError> {
         let store = self.store(name).await;
+        self.accept(name, &study(), &store).await;
         let clock = Arc::new(SystemClock);
         let ended = match Agent::join(
             self.errand(name),

@@ -237,7 +237,7 @@ impl Real {
     pub async fn join<P: Peer>(
         &self,
         name: &str,
-        peer: P,
+        mut peer: P,
         seen: &Arc<Mutex<Seen>>,
     ) -> Result<Joined<P>, AgentError> {
         let (cohort, seen) = (self.cohort(name), Arc::clone(seen));
@@ -257,7 +257,11 @@ impl Real {
         };
         let clock = Arc::new(SystemClock);
         let open = Box::new(|| Ok((facts, work)));
-        Agent::join(errand, self.store(name).await, peer, clock, open).await
+        let store = self.store(name).await;
+        let document = peer.study(&errand.study).await?;
+        let agreed: Study = serde_json::from_slice(&document).unwrap();
+        self.consortium.accept(name, &agreed, &store).await;
+        Agent::join(errand, store, peer, clock, open).await
     }
 
     /// Runs the whole study with every site; what each ended with, in name order.

@@ -16,11 +16,12 @@ use consilium_core::{Digest, GroupName, ModelVector, RoundPlan, SiteId, Study};
 use consilium_proto::consortium_server::{Consortium, ConsortiumServer};
 use consilium_proto::upload_message::Message;
 use consilium_proto::{
-    AssignmentReply, AwaitAssignmentRequest, DownloadGroupRequest, GetStudyReply, GetStudyRequest,
-    MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, ReadLogReply, ReadLogRequest, Refused, RejoinReply,
-    RejoinRequest, UploadMessage, UploadReply, ValueChunk, WithdrawReply, WithdrawRequest,
-    WitnessLogReply, WitnessLogRequest, assignment_to_wire, digest_from_wire, head_from_wire,
-    receipt_to_wire, signed_from_wire, view_to_wire, withdrawal_from_wire,
+    AcceptReply, AcceptRequest, AssignmentReply, AwaitAssignmentRequest, DownloadGroupRequest,
+    GetStudyReply, GetStudyRequest, MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, ReadLogReply,
+    ReadLogRequest, Refused, RejoinReply, RejoinRequest, UploadMessage, UploadReply, ValueChunk,
+    WithdrawReply, WithdrawRequest, WitnessLogReply, WitnessLogRequest, assignment_to_wire,
+    digest_from_wire, head_from_wire, receipt_to_wire, signed_from_wire, view_to_wire,
+    withdrawal_from_wire,
 };
 use consilium_rounds::{
     Assignment, Coordination, Countersigned, Effect, Event, LedgerHead, Receipt, Withdrawal,
@@ -80,6 +81,8 @@ pub struct Inner {
     pub arrived_groups: Vec<(SiteId, GroupName)>,
     /// Updates that arrived whole, per site, repeated ones included.
     pub uploads: BTreeMap<SiteId, u32>,
+    /// Sites whose acceptance came.
+    pub acceptances: Vec<SiteId>,
     /// Withdrawals that came, by site.
     pub withdrawals: Vec<(SiteId, Withdrawal)>,
     /// Every download: (site, group, offset).
@@ -119,6 +122,7 @@ impl ServerState {
                 faults: Faults::default(),
                 arrived_groups: Vec::new(),
                 uploads: BTreeMap::new(),
+                acceptances: Vec::new(),
                 withdrawals: Vec::new(),
                 downloads: Vec::new(),
                 ledgers: BTreeMap::new(),
@@ -665,6 +669,15 @@ impl Consortium for Service {
         drop(inner);
         self.0.version.send_modify(|version| *version += 1);
         Ok(Response::new(WithdrawReply {}))
+    }
+
+    async fn accept(
+        &self,
+        request: Request<AcceptRequest>,
+    ) -> Result<Response<AcceptReply>, Status> {
+        let site = caller(&request);
+        self.0.inner().acceptances.push(site);
+        Ok(Response::new(AcceptReply {}))
     }
 
     async fn rejoin(

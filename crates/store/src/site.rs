@@ -95,6 +95,7 @@ pub struct StoredMetric {
     pub value: Option<f64>,
 }
 
+mod acceptance;
 mod error;
 mod excluded;
 mod halt;
@@ -104,6 +105,7 @@ mod receipts;
 mod rows;
 mod sent;
 
+pub use acceptance::StoredAcceptance;
 pub use error::SiteStoreError;
 pub use halt::Halt;
 pub use log::{Delivered, SeenHead};

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use consilium_core::Digest;
 use serde::Serialize;
 
+use crate::entry::{Entry, Event};
 use crate::export::Line;
-use crate::head::{Head, Notary, Signed, Witnessed};
+use crate::head::{Acceptance, Head, Notary, Signed, Witnessed};
 use crate::tree::{Tree, leaf_hash};
 
 pub use summary::{Audited, SiteSummary};
@@ -57,6 +58,7 @@ pub fn check(
         id: tree.leaf(0),
         tree,
     };
+    acceptances(&entries, notary)?;
     let mut heads = Vec::new();
     let mut witnessed = Vec::new();
     for line in server {
@@ -200,6 +202,29 @@ fn entries(lines: &[Line]) -> Result<Vec<&[u8]>, Finding> {
         return Err(Finding::new("log_empty", 0, "the export holds no entry"));
     }
     Ok(entries)
+}
+
+/// Every written acceptance is signed by the site that it is of.
+fn acceptances(entries: &[&[u8]], notary: &dyn Notary) -> Result<(), Finding> {
+    for (index, bytes) in entries.iter().enumerate() {
+        let Some(Event::AcceptanceSigned { site, acceptance }) =
+            Entry::read(bytes).map(|entry| entry.event)
+        else {
+            continue;
+        };
+        let forged = |problem: String| {
+            let problem = format!("the acceptance of site {site}: {problem}");
+            Finding::new("log_acceptance_forged", index as u64, problem)
+        };
+        let (said, holder) = acceptance.verified::<Acceptance>(notary).map_err(forged)?;
+        if said.site != site || holder != site.as_str() {
+            return Err(forged(format!(
+                "it is of {}, signed by {holder}",
+                said.site
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A head with a good signature of a server.

@@ -6,6 +6,8 @@ use consilium_core::clock::Timestamp;
 use consilium_core::{Digest, SiteId, StudyId};
 use serde::{Deserialize, Serialize};
 
+use crate::Signed;
+
 /// An event with its time. Its compact JSON is the leaf of the tree: fields in this order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -80,7 +82,14 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// A site has accepted the study.
+    /// Somebody at a site has accepted the study in writing.
+    AcceptanceSigned {
+        /// The site.
+        site: SiteId,
+        /// [`Acceptance`](crate::Acceptance), signed with the site's key.
+        acceptance: Signed,
+    },
+    /// A site takes part in the study: it has asked for its first round.
     StudyAccepted {
         /// The site.
         site: SiteId,
@@ -219,6 +228,7 @@ impl Event {
             Self::EnrolmentRequested { .. } => "enrolment_requested",
             Self::EnrolmentApproved { .. } => "enrolment_approved",
             Self::CertificateRevoked { .. } => "certificate_revoked",
+            Self::AcceptanceSigned { .. } => "acceptance_signed",
             Self::StudyAccepted { .. } => "study_accepted",
             Self::StudyWithdrawn { .. } => "study_withdrawn",
             Self::StudyRejoined { .. } => "study_rejoined",

@@ -1,7 +1,7 @@
 //! What is signed about a log: its head by who keeps it, and by who has seen it.
 
 use consilium_core::clock::Timestamp;
-use consilium_core::{Digest, SiteId};
+use consilium_core::{Digest, SiteId, StudyId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,22 @@ pub struct Witnessed {
     pub at: Timestamp,
 }
 
+/// Somebody at a site has read what a study would send and spend, and accepts it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acceptance {
+    /// The site.
+    pub site: SiteId,
+    /// The study's name.
+    pub name: StudyId,
+    /// SHA-256 of its document.
+    pub study: Digest,
+    /// SHA-256 of the site's policy file, which permitted it.
+    pub policy: Digest,
+    /// When, by the clock of the site.
+    pub at: Timestamp,
+}
+
 /// Something that is signed as JSON behind a prefix of its own, so that the signature is good for nothing else.
 pub trait Statement: Serialize + DeserializeOwned {
     /// Stands before the JSON in what is signed.
@@ -77,6 +93,15 @@ impl Statement for Head {
 
 impl Statement for Witnessed {
     const PREFIX: &'static [u8] = b"consilium log witness 1\0";
+    const ROLE: Role = Role::Site;
+
+    fn at(&self) -> Timestamp {
+        self.at
+    }
+}
+
+impl Statement for Acceptance {
+    const PREFIX: &'static [u8] = b"consilium study acceptance 1\0";
     const ROLE: Role = Role::Site;
 
     fn at(&self) -> Timestamp {

@@ -19,7 +19,7 @@ mod view;
 pub use audit::{Audited, Finding, SiteSummary, check};
 pub use entry::{AgreedBudget, Entry, Event, LedgerLength};
 pub use export::{Line, UnreadableExport, read_export, write_line};
-pub use head::{Head, Notary, Role, Signed, Statement, Witnessed};
+pub use head::{Acceptance, Head, Notary, Role, Signed, Statement, Witnessed};
 pub use proof::{BrokenProof, verify_consistency, verify_inclusion};
 pub use tree::{Frontier, Tree, empty_root, leaf_hash, node_hash};
 pub use view::{CommittedRound, Expected, Found, MOST_OTHERS, Other, Rewritten, View, Wanted};

@@ -182,6 +182,10 @@ pub struct Script {
     pub told: Vec<(Withdrawal, bool)>,
     /// Returns that came.
     pub returned: u32,
+    /// Nobody accepts the study.
+    pub unaccepted: bool,
+    /// Acceptances that came.
+    pub acceptances: u32,
     /// The newest head of the site's ledger that came with an update.
     pub head: Option<LedgerHead>,
     /// The site that receipts are about, if it is another one.
@@ -332,6 +336,18 @@ fn receipt(study: &Study, script: &Script) -> Option<Receipt> {
 
 impl Peer for Server {
     async fn study(&mut self, _: &StudyId) -> Result<Vec<u8>, PeerError> {
+        if !self.script.lock().unwrap().unaccepted {
+            // Somebody at the site has read it and accepts it.
+            let signed = Signed {
+                statement: b"{}".to_vec(),
+                scheme: 0,
+                signature: Vec::new(),
+                certificate: Vec::new(),
+            };
+            let (name, digest) = (&self.study.name, self.study.digest());
+            let accepted = self.store.accept_in_writing(name, digest, &signed);
+            accepted.await.unwrap();
+        }
         Ok(serde_json::to_vec(&self.study).unwrap())
     }
 
@@ -411,6 +427,11 @@ impl Peer for Server {
         let durable = halt.is_some_and(|halt| halt.withdrawal == *withdrawal);
         let mut script = self.script.lock().unwrap();
         script.told.push((withdrawal.clone(), durable));
+        Ok(())
+    }
+
+    async fn accept(&mut self, _: Digest, _: &Signed) -> Result<(), PeerError> {
+        self.script.lock().unwrap().acceptances += 1;
         Ok(())
     }
 

@@ -88,6 +88,40 @@ async fn what_was_sent_today_counts_over_restarts() {
 }
 
 #[tokio::test]
+async fn a_study_that_nobody_has_accepted_is_not_begun_and_one_that_was_is_shown_to_the_server_once()
+ {
+    let site = Site::with(100.0).await;
+    let (server, work) = (site.server("accepted"), Work::private());
+    server.script.lock().unwrap().unaccepted = true;
+    let (code, exit, _) = site.refused(&server, &work).await;
+    assert_eq!(
+        (code.as_str(), exit),
+        ("study_not_accepted", ExitCode::Refused)
+    );
+    assert!(!site.has_accepted(&server).await);
+    server.script.lock().unwrap().unaccepted = false;
+    site.run(&server, &work).await.unwrap();
+    assert_eq!(server.script.lock().unwrap().acceptances, 1);
+}
+
+#[tokio::test]
+async fn an_acceptance_that_is_taken_back_stops_a_running_agent_before_anything_more_leaves() {
+    let site = Site::with(100.0).await;
+    let server = site.server("withdrawn");
+    let mut agent = agent(&site, site.errand(&server), &server, &Work::private()).await;
+    server.script.lock().unwrap().dies_before = 1;
+    assert!(agent.step().await.is_err());
+    server.script.lock().unwrap().offered.clear();
+    let name = &server.study.name;
+    assert!(site.store.take_back(name, "ethics board").await.unwrap());
+    let error = agent.run().await.unwrap_err();
+    assert_eq!(error.code(), "study_withdrawn");
+    let script = server.script.lock().unwrap();
+    assert_eq!(script.offered.len(), 0, "nothing left");
+    assert_eq!(script.told.last().unwrap().0.code, "study_withdrawn");
+}
+
+#[tokio::test]
 async fn whoever_is_excluded_is_out_from_the_next_round_on_and_at_the_end() {
     let site = Site::with(100.0).await;
     let (server, work) = (site.server("excluded"), Work::private());
