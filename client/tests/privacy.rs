@@ -70,6 +70,13 @@ fn program(config: &Path, words: &[&str]) -> Ended {
     }
 }
 
+/// Somebody accepts the study in writing, then the agent runs.
+fn accepting(config: &Path) -> Ended {
+    let accepted = program(config, &["study", "accept"]);
+    assert_eq!(accepted.exit, 0, "{}", accepted.log);
+    program(config, &["run", "--exit-when-finished"])
+}
+
 fn near(value: &Value, expected: f64) -> bool {
     (value.as_f64().unwrap() - expected).abs() < 1e-9
 }
@@ -99,7 +106,7 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
     let policy = real.folder().join("a.policy.toml");
     let permitted = std::fs::read_to_string(&policy).unwrap();
     let write = |extra: &str| std::fs::write(&policy, format!("{permitted}{extra}")).unwrap();
-    let run = || program(&config, &["run", "--exit-when-finished"]);
+    let run = || accepting(&config);
 
     write("");
     let ended = run();
@@ -143,7 +150,7 @@ async fn a_program_whose_budget_ends_halts_with_exit_code_5_and_shows_what_was_s
     };
     let halted = tokio::task::spawn_blocking({
         let config = config.clone();
-        move || program(&config, &["run", "--exit-when-finished"])
+        move || accepting(&config)
     });
     // The quorum is all of them: the others are told at once, and do not wait for the deadline.
     let (others, halted) = tokio::join!(others, halted);
@@ -259,7 +266,7 @@ async fn a_program_whose_ledger_was_lost_sends_nothing_until_the_lost_release_is
     std::fs::write(&policy, format!("{permitted}{budget}")).unwrap();
     let run = {
         let config = config.clone();
-        move || program(&config, &["run", "--exit-when-finished"])
+        move || accepting(&config)
     };
 
     // The update arrives, and what comes back is not signed by the server.

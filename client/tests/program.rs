@@ -183,6 +183,12 @@ async fn a_study_that_this_cohort_does_not_fit_is_refused_by_the_work() {
     let site = Site::new("localhost:1");
     let server = site.consortium.serve(ServerState::new()).await;
     let site = site.with("localhost:1", &server.address);
+    let shown = site.command(&["study", "show"]);
+    assert_eq!(
+        (shown.exit, &shown.json["data"]["answer"]),
+        (0, &"not accepted".into())
+    );
+    assert_eq!(site.command(&["study", "accept"]).exit, 0);
     let ended = site.command(&["run", "--exit-when-finished"]);
     // The toy study has no network that this program could build.
     assert_eq!(ended.exit, 1, "{}", ended.log);
