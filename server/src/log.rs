@@ -265,16 +265,29 @@ impl Log {
     pub async fn witness(&self, site: &SiteId, signed: &Signed) -> Result<(), LogError> {
         let bad = |problem: &str| LogError::BadWitness(problem.to_owned());
         let seen: Witnessed = signed.says().ok_or_else(|| bad("it cannot be read"))?;
+        // Others are shown it: it is as short as it can be.
+        if seen.bytes() != signed.statement {
+            return Err(bad("it is not in its own form"));
+        }
         let message = Witnessed::signed_bytes(&signed.statement);
         let signature = Signature {
             scheme: signed.scheme,
             bytes: signed.signature.clone(),
         };
-        let by = (Role::Site, self.clock.now());
+        // Now, and when it says that it was signed: by that the others judge it.
+        let refused = |error: CertificateError| bad(&error.to_string());
+        self.anchor
+            .holder(&signed.certificate, Role::Site, self.clock.now())
+            .map_err(refused)?;
         let holder = self
             .anchor
-            .signatory(&signed.certificate, &message, &signature, by)
-            .map_err(|error| bad(&error.to_string()))?;
+            .signatory(
+                &signed.certificate,
+                &message,
+                &signature,
+                (Role::Site, seen.at),
+            )
+            .map_err(refused)?;
         if holder.name != site.as_str() || seen.site != *site {
             return Err(bad("it is of another site"));
         }
