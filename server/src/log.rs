@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use consilium_certs::{CertificateError, Role, Signature, Signer, TrustAnchor, fingerprint};
-use consilium_core::clock::Clock;
+use consilium_core::clock::{Clock, Timestamp};
 use consilium_core::study::PrivacyMode;
 use consilium_core::{Digest, SiteId, Study};
 use consilium_store::server::{ServerStore, ServerStoreError, WitnessedHead};
@@ -178,7 +178,7 @@ impl Log {
         let bad = |problem: &str| LogError::BadAcceptance(problem.to_owned());
         let said: Acceptance = signed.says().ok_or_else(|| bad("it cannot be read"))?;
         let message = Acceptance::signed_bytes(&signed.statement);
-        self.holds(site, signed, &message)
+        self.holds(site, signed, &message, said.at)
             .map_err(|problem| bad(&problem))?;
         if said.site != *site {
             return Err(bad("it is of another site"));
@@ -199,17 +199,27 @@ impl Log {
         Ok(known.catch_up(&self.store).await?)
     }
 
-    /// Whether `message` was signed with the key of `site`.
-    fn holds(&self, site: &SiteId, signed: &Signed, message: &[u8]) -> Result<(), String> {
+    /// Whether `message` was signed with the key of `site`, whose certificate is valid now, and was when the statement
+    /// says that it was signed: by that the others judge it.
+    fn holds(
+        &self,
+        site: &SiteId,
+        signed: &Signed,
+        message: &[u8],
+        at: Timestamp,
+    ) -> Result<(), String> {
         let signature = Signature {
             scheme: signed.scheme,
             bytes: signed.signature.clone(),
         };
-        let by = (Role::Site, self.clock.now());
+        let refused = |error: CertificateError| error.to_string();
+        self.anchor
+            .holder(&signed.certificate, Role::Site, self.clock.now())
+            .map_err(refused)?;
         let holder = self
             .anchor
-            .signatory(&signed.certificate, message, &signature, by)
-            .map_err(|error| error.to_string())?;
+            .signatory(&signed.certificate, message, &signature, (Role::Site, at))
+            .map_err(refused)?;
         if holder.name != site.as_str() {
             return Err("it is of another site".into());
         }
@@ -322,8 +332,12 @@ impl Log {
     pub async fn witness(&self, site: &SiteId, signed: &Signed) -> Result<(), LogError> {
         let bad = |problem: &str| LogError::BadWitness(problem.to_owned());
         let seen: Witnessed = signed.says().ok_or_else(|| bad("it cannot be read"))?;
+        // Others are shown it: it is as short as it can be.
+        if seen.bytes() != signed.statement {
+            return Err(bad("it is not in its own form"));
+        }
         let message = Witnessed::signed_bytes(&signed.statement);
-        self.holds(site, signed, &message)
+        self.holds(site, signed, &message, seen.at)
             .map_err(|problem| bad(&problem))?;
         if seen.site != *site {
             return Err(bad("it is of another site"));

@@ -418,8 +418,7 @@ impl Service {
         if !admitted {
             return self.stored(&site, true).await;
         }
-        // It was read when the header was checked.
-        let statement = serde_json::from_slice(&header.privacy).ok();
+        let statement = statement::as_logged(&header.privacy);
         let mut writer = self.0.blobs().create().map_err(store_failed)?;
         receive(&header, &mut messages, &mut writer).await?;
         if writer.digest() != digest {

@@ -90,3 +90,10 @@ pub fn check(
     }
     Ok(())
 }
+
+/// A checked statement as the log holds it: what it says and nothing else that a site may have written into it.
+#[must_use]
+pub fn as_logged(statement: &[u8]) -> Option<serde_json::Value> {
+    let transcript: Transcript = serde_json::from_slice(statement).ok()?;
+    serde_json::to_value(transcript).ok()
+}

@@ -80,6 +80,22 @@ async fn a_counter_signature_of_a_head_that_the_server_has_not_signed_is_refused
     said.head.root = Digest::of(b"made up");
     let refused = counter_sign(&consortium, "a", &sign(&signer, &said)).await;
     assert_eq!(code(&refused.unwrap_err()), "log_head_unknown");
+    // In time to come, when the certificate is not valid any more; and longer than it need be.
+    let known: Witnessed = readers[0].witnessed[1].says().unwrap();
+    let mut later = known.clone();
+    later.at.0 += 1 << 40;
+    let mut padded = known.bytes();
+    padded.extend([b' '; 999]);
+    let signature = signer.sign(&Witnessed::signed_bytes(&padded)).unwrap();
+    let padded = Signed {
+        statement: padded,
+        signature: signature.bytes,
+        ..sign(&signer, &known)
+    };
+    for bad in [sign(&signer, &later), padded] {
+        let refused = counter_sign(&consortium, "a", &bad).await;
+        assert_eq!(code(&refused.unwrap_err()), "log_witness_refused");
+    }
     let nonsense = Signed {
         statement: b"{}".to_vec(),
         ..sign(&signer, &said)

@@ -246,7 +246,7 @@ impl Script {
 
 impl Script {
     /// What the log tells of an update of this site, and of the round that it ends.
-    fn told_of(&self, sealed: Sealed) -> Vec<Event> {
+    pub fn told_of(&self, sealed: Sealed) -> Vec<Event> {
         let site: SiteId = "a".parse().unwrap();
         let (round, attempt, update) = (sealed.round, sealed.attempt, sealed.digest);
         let came = Event::UpdateReceived {

@@ -122,12 +122,12 @@ async fn a_study_that_halted_still_takes_the_final_model_home() {
     // The others finish without this site.
     let mut arrived = server.arrived();
     arrived[1].sealed.round = ROUNDS;
-    server
-        .script
-        .lock()
-        .unwrap()
-        .arrived
-        .push(arrived.remove(1));
+    {
+        let mut script = server.script.lock().unwrap();
+        let told = script.told_of(arrived[1].sealed);
+        script.log.extend(told);
+        script.arrived.push(arrived.remove(1));
+    }
     let outcome = site.run(&server, &work).await.unwrap();
     assert_eq!(outcome.rounds_used, 2);
     assert_eq!(entries(&site.store).await.len(), 2);
