@@ -124,6 +124,12 @@ impl Peer {
         })
     }
 
+    /// Whether it is time to renew it.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.renewal() <= now()
+    }
+
     /// From when on a certificate of this life is to be renewed, seconds since the Unix epoch: two thirds of it.
     #[must_use]
     pub fn renewal(&self) -> i64 {

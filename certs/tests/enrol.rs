@@ -113,6 +113,7 @@ fn an_approved_request_becomes_a_certificate_of_its_name_role_and_key() {
         assert_eq!((peer.to - peer.from) / 86_400, 90);
         // Two thirds of its life.
         assert_eq!((peer.renewal() - peer.from) / 86_400, 60);
+        assert!(!peer.is_due());
     }
     // The same key, and yet certificates that can be told apart.
     let serials: std::collections::BTreeSet<_> = authority

@@ -53,8 +53,8 @@ impl Renewal {
                     continue;
                 }
             };
-            let left = present.renewal() - now();
-            if left > 0 {
+            if !present.is_due() {
+                let left = present.renewal() - now();
                 // Sleeping in pieces: a machine that was suspended finds its clock ahead.
                 let left = Duration::from_secs(left.unsigned_abs());
                 tokio::time::sleep(left.min(LONGEST_PAUSE)).await;

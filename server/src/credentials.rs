@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use consilium_certs::{CertificateError, Identity, Revocations, Role, Signer};
+use consilium_certs::{CertificateError, Identity, Peer, Revocations, Role, Signer};
 use consilium_core::Digest;
 use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
@@ -76,7 +76,7 @@ impl Credentials {
     /// Reads the files again and again, until the server stops.
     pub async fn watch(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
         let mut seen = self.first.clone();
-        let mut overdue = None;
+        let (mut overdue, mut due) = (None, None);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
@@ -96,6 +96,18 @@ impl Credentials {
             });
             if let Ok(now) = read.await {
                 seen = now;
+            }
+            let present = Peer::of(&self.signer.certificate());
+            if let Ok(present) = present
+                && present.is_due()
+                && due.as_ref() != Some(&present.serial)
+            {
+                tracing::warn!(
+                    valid_to = consilium_certs::date(present.to),
+                    error.code = "certificate_due",
+                    "this server's certificate is to be renewed: `consilium-server certs renew-server`"
+                );
+                due = Some(present.serial);
             }
             let list = Arc::clone(&self.revocations.borrow());
             if list.number > 0 && list.is_overdue() && overdue != Some(list.number) {

@@ -6,6 +6,7 @@ mod consortium;
 
 mod credentials;
 mod downloads;
+mod enrolment;
 mod ledgers;
 mod peers;
 mod rounds;
