@@ -137,7 +137,11 @@ impl Consortium {
                  patience = \"1m\"\n[identity]\ncertificate = \"{name}/site.pem\"\nkey = \"{name}/site.key\"\n\
                  authority = \"{name}/authority.pem\"\n"
             );
-            fs::write(consortium.at(&format!("{name}.toml")), text).unwrap();
+            let config = format!("{name}.toml");
+            fs::write(consortium.at(&config), text).unwrap();
+            let accept = ["study", "accept", "--config", &config, "--document"];
+            let accept = [&accept[..], &["study/study.json"]].concat();
+            consortium.told(&consortium.site, &accept).unwrap();
         }
         Some(consortium)
     }
