@@ -96,7 +96,10 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Ce
 }
 
 /// The bytes of a file that nobody else may read.
-pub(crate) fn read_secret(path: &Path) -> Result<Vec<u8>, CertificateError> {
+///
+/// # Errors
+/// [`CertificateError`]: no such file, or one that others can read.
+pub fn read_secret(path: &Path) -> Result<Vec<u8>, CertificateError> {
     let bytes = fs::read(path).map_err(|error| file(path, error))?;
     #[cfg(unix)]
     {

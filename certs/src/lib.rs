@@ -23,7 +23,9 @@ mod vouched;
 
 pub use authority::{Authority, Issued};
 pub use error::CertificateError;
-pub use files::{certificate_pem, read_certificates, replace_public, write_private, write_public};
+pub use files::{
+    certificate_pem, read_certificates, read_secret, replace_public, write_private, write_public,
+};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use identity::Identity;
 pub use passphrase::Passphrase;

@@ -24,7 +24,7 @@ pub use run::run;
 pub use status::status;
 
 use crate::config::SiteConfig;
-use crate::transport::{ServerAddress, Witness};
+use crate::transport::{Proxy, ServerAddress, Witness};
 
 /// Loads certificate, key and authority; the certificate must be this site's.
 fn identity(config: &SiteConfig) -> Result<(rustls::ClientConfig, Witness), OperatorError> {
@@ -67,6 +67,37 @@ fn server_address(config: &SiteConfig) -> Result<ServerAddress, OperatorError> {
     Ok(ServerAddress {
         address: config.server.address.clone(),
         name,
+        proxy: proxy(config)?,
+    })
+}
+
+fn proxy(config: &SiteConfig) -> Result<Option<Proxy>, OperatorError> {
+    let server = &config.server;
+    let credentials = match &server.proxy_credentials {
+        None => None,
+        Some(path) => {
+            let read = consilium_certs::read_secret(path);
+            let bytes = read.map_err(|error| refused_certificate(&error).at(path.display()))?;
+            let text = String::from_utf8_lossy(&bytes);
+            Some(text.lines().next().unwrap_or_default().to_owned())
+        }
+    };
+    let configured = server.proxy.as_deref();
+    let configured = configured.map(|proxy| (proxy, credentials.as_deref()));
+    through(&server.address, configured)
+}
+
+/// The proxy on the way to `address`.
+fn through(
+    address: &str,
+    configured: Option<(&str, Option<&str>)>,
+) -> Result<Option<Proxy>, OperatorError> {
+    Proxy::for_server(address, configured).map_err(|error| {
+        OperatorError::configuration(
+            "config_wrong_value",
+            error.to_string(),
+            "correct server.proxy, or the variable HTTPS_PROXY",
+        )
     })
 }
 

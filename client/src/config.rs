@@ -42,6 +42,13 @@ pub struct ServerConfig {
     pub address: String,
     /// The name in the server's certificate.
     pub name: String,
+    /// The HTTP proxy on the way, `http://host:port`; the environment's (`HTTPS_PROXY`) if left out. `NO_PROXY` holds for
+    /// both.
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// A file that only this account can read, with `user:password` for the proxy in its first line.
+    #[serde(default)]
+    pub proxy_credentials: Option<PathBuf>,
     /// How long the server may be unreachable before the agent gives up.
     #[serde(default = "default_patience")]
     pub patience: Seconds,
@@ -76,6 +83,9 @@ impl SiteConfig {
             &mut config.identity.authority,
         ] {
             *entry = folder.join(&*entry);
+        }
+        if let Some(credentials) = &mut config.server.proxy_credentials {
+            *credentials = folder.join(&*credentials);
         }
         if !has_host_and_port(&config.server.address) {
             return Err(OperatorError::configuration(

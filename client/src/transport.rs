@@ -9,6 +9,7 @@ mod credentials;
 mod identity;
 mod judgement;
 mod patience;
+mod proxy;
 mod witness;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use connection::{Connector, NotConnected};
 pub use credentials::Credentials;
 pub use identity::{Answer, Asked};
 use patience::Patience;
+pub use proxy::{InvalidProxy, Proxy};
 pub use witness::Witness;
 
 use crate::peer::{Attempt, Peer, PeerError, Question, Uploaded, Wanted};

@@ -245,6 +245,7 @@ async fn agent(folder: PathBuf, site: SiteId, address: String) {
     let address = ServerAddress {
         address,
         name: "localhost".try_into().expect("a host name"),
+        proxy: None,
     };
     let peer = GrpcServer::new(address, tls, witness, site.clone(), Duration::from_secs(20));
     let store = SiteStore::open(&folder.join(format!("{site}.sqlite")))

@@ -137,11 +137,7 @@ impl Consortium {
                  patience = \"1m\"\n[identity]\ncertificate = \"{name}/site.pem\"\nkey = \"{name}/site.key\"\n\
                  authority = \"{name}/authority.pem\"\n"
             );
-            let config = format!("{name}.toml");
-            fs::write(consortium.at(&config), text).unwrap();
-            let accept = ["study", "accept", "--config", &config, "--document"];
-            let accept = [&accept[..], &["study/study.json"]].concat();
-            consortium.told(&consortium.site, &accept).unwrap();
+            fs::write(consortium.at(&format!("{name}.toml")), text).unwrap();
         }
         Some(consortium)
     }
@@ -268,7 +264,16 @@ impl Consortium {
                 fs::rename(issued, folder.join(format!("site.{kind}"))).unwrap();
             }
             fs::copy(authority.certificate(), folder.join("authority.pem")).unwrap();
+            self.accept(name);
         }
+    }
+
+    /// Signed with the site's key, so once it has a certificate.
+    fn accept(&self, site: &str) {
+        let config = format!("{site}.toml");
+        let accept = ["study", "accept", "--config", &config, "--document"];
+        let accept = [&accept[..], &["study/study.json"]].concat();
+        self.told(&self.site, &accept).unwrap();
     }
 
     fn certificate(&self, site: &str) -> Peer {
@@ -338,7 +343,10 @@ fn sites_enrol_over_the_network_are_approved_and_take_part_to_the_end() {
         // Once more does no harm.
         consortium.enroll(name, name).ends_well();
     }
-    let running = SITES.map(|name| consortium.run(name));
+    let running = SITES.map(|name| {
+        consortium.accept(name);
+        consortium.run(name)
+    });
     running.into_iter().for_each(Process::ends_well);
     server.ends_well();
 }

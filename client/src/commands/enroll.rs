@@ -136,7 +136,12 @@ fn server_address(address: String, name: Option<String>) -> Result<ServerAddress
             "write --server HOST:PORT, and --name with the name in the server's certificate where it differs",
         )
     })?;
-    Ok(ServerAddress { address, name })
+    let proxy = super::through(&address, None)?;
+    Ok(ServerAddress {
+        address,
+        name,
+        proxy,
+    })
 }
 
 fn over_network(

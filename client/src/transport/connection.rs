@@ -17,8 +17,8 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::Credentials;
 use super::judgement::judge;
+use super::{Credentials, Proxy};
 use crate::peer::PeerError;
 
 /// Where the server is, and what its certificate must say.
@@ -28,6 +28,8 @@ pub struct ServerAddress {
     pub address: String,
     /// The name in its certificate.
     pub name: ServerName<'static>,
+    /// The proxy on the way, if there is one.
+    pub proxy: Option<Proxy>,
 }
 
 /// Opens connections to one server.
@@ -122,7 +124,10 @@ impl Connector {
 }
 
 async fn open(server: &ServerAddress, tls: &TlsConnector) -> io::Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect(&server.address).await?;
+    let tcp = match &server.proxy {
+        None => TcpStream::connect(&server.address).await?,
+        Some(proxy) => proxy.connect(&server.address).await?,
+    };
     tcp.set_nodelay(true)?;
     tls.connect(server.name.clone(), tcp).await
 }

@@ -44,6 +44,11 @@ pub(super) fn judge(address: &str, error: &io::Error) -> NotConnected {
             format!("what answers at this address is no consilium-server: {error}"),
             "check server.address and its port",
         ),
+        _ if error.kind() == io::ErrorKind::PermissionDenied => refused(
+            "proxy_credentials",
+            error.to_string(),
+            "write server.proxy_credentials, or correct them: ask whoever runs the proxy",
+        ),
         _ => NotConnected::Unreachable(error.to_string()),
     }
 }

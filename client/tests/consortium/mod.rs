@@ -320,6 +320,7 @@ pub fn peer(
     let address = ServerAddress {
         address: address.to_owned(),
         name: "localhost".try_into().unwrap(),
+        proxy: None,
     };
     let witness = Witness::new(&identity, authority).unwrap();
     let tls = client_config(identity, authority).unwrap();
@@ -346,6 +347,7 @@ pub fn careless_peer(name: &str, address: &str, certs: &Path, authority: &Path) 
     let address = ServerAddress {
         address: address.to_owned(),
         name: "localhost".try_into().unwrap(),
+        proxy: None,
     };
     // Never comes to sign anything.
     let folder = tempfile::tempdir().unwrap();
