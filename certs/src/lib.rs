@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod fingerprint;
 mod identity;
+mod look;
 mod passphrase;
 mod peer;
 mod pinned;
@@ -28,6 +29,7 @@ pub use files::{
 };
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use identity::Identity;
+pub use look::{Looked, looking_config, subject_name};
 pub use passphrase::Passphrase;
 pub use peer::{Peer, Role, date};
 pub use pinned::{OtherFingerprint, PinnedRoot, enrolment_config};

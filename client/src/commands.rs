@@ -1,6 +1,7 @@
 //! What `consilium-site` does: one function per command.
 
 mod check;
+mod doctor;
 mod enroll;
 pub mod log;
 pub mod model;
@@ -19,6 +20,7 @@ use consilium_ops::OperatorError;
 use rustls::pki_types::ServerName;
 
 pub use check::check;
+pub use doctor::doctor;
 pub use enroll::{Way, enroll};
 pub use run::run;
 pub use status::status;

@@ -81,6 +81,14 @@ enum Command {
         #[command(subcommand)]
         command: LogCommand,
     },
+    /// Check clock, configuration, policy, cohort, disk, device, certificate, name, proxy, connection, whose certificate
+    /// arrives, and the server, in this order; say which is broken and who can mend it.
+    ///
+    /// Example: consilium-site doctor --config site.toml
+    Doctor {
+        #[command(flatten)]
+        config: ConfigPath,
+    },
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -429,6 +437,7 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
         Command::Log {
             command: LogCommand::Export { config, out },
         } => commands::log::export(&config.config, &out, format),
+        Command::Doctor { config } => commands::doctor(&config.config, format),
         Command::Config {
             command: ConfigCommand::Check { config },
         } => commands::check(&config.config, format),

@@ -123,11 +123,16 @@ impl Connector {
     }
 }
 
+/// The connection below TLS, through the proxy if there is one.
+pub(super) async fn tcp(server: &ServerAddress) -> io::Result<TcpStream> {
+    match &server.proxy {
+        None => TcpStream::connect(&server.address).await,
+        Some(proxy) => proxy.connect(&server.address).await,
+    }
+}
+
 async fn open(server: &ServerAddress, tls: &TlsConnector) -> io::Result<TlsStream<TcpStream>> {
-    let tcp = match &server.proxy {
-        None => TcpStream::connect(&server.address).await?,
-        Some(proxy) => proxy.connect(&server.address).await?,
-    };
+    let tcp = tcp(server).await?;
     tcp.set_nodelay(true)?;
     tls.connect(server.name.clone(), tcp).await
 }

@@ -69,6 +69,13 @@ impl Proxy {
         }))
     }
 
+    /// Where the proxy itself is.
+    #[must_use]
+    pub fn host_and_port(&self) -> String {
+        let host = self.address.host().unwrap_or_default();
+        format!("{host}:{}", self.address.port_u16().unwrap_or(DEFAULT_PORT))
+    }
+
     /// A connection to `server` (`host:port`) through the proxy.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What every program does the same way: read a configuration, print a result, fail with a code, log.
 //!
 //! * [`config`]: TOML with the line, the place and a suggestion for every mistake.
+//! * [`examination`]: `doctor`: which layer is broken, and who can mend it.
 //! * [`error`]: what an operator is told: code, what happened, where, what to do next, exit code.
 //! * [`output`]: data on standard output, everything else on standard error; `--format text|json`.
 //! * [`lock`]: one program at a time on a state folder.
@@ -10,6 +11,7 @@
 
 pub mod config;
 pub mod error;
+pub mod examination;
 pub mod lock;
 pub mod logging;
 pub mod output;
