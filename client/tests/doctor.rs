@@ -84,6 +84,7 @@ async fn a_site_in_order_is_found_in_order_layer_by_layer() {
         .map(|check| check["layer"].as_str().unwrap())
         .collect();
     let expected = [
+        "program",
         "clock",
         "configuration",
         "policy",
@@ -151,7 +152,7 @@ async fn an_unknown_name_and_a_closed_port_are_told_apart() {
         )
     );
     assert_eq!(
-        json["error"]["details"]["checks"][11]["found"],
+        json["error"]["details"]["checks"][12]["found"],
         "not-reached"
     );
 }
@@ -216,7 +217,7 @@ async fn a_proxy_that_opens_tls_is_recognised_and_one_that_passes_it_on_is_gone_
     let (real, _server) = serving().await;
     let (exit, json) = doctor(&real.config("a"), Some(&passing().await)).await;
     assert_eq!(exit, 0, "{json}");
-    let way = json["data"]["checks"][8]["seen"].as_str().unwrap();
+    let way = json["data"]["checks"][9]["seen"].as_str().unwrap();
     assert!(
         way.contains("through the proxy at http://127.0.0.1:"),
         "{way}"

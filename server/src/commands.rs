@@ -8,6 +8,7 @@
 
 pub mod audit;
 pub mod certs;
+pub mod doctor;
 pub mod model;
 pub mod round;
 pub mod study;

@@ -40,6 +40,13 @@ enum Command {
         #[arg(long)]
         exit_when_finished: bool,
     },
+    /// Check clock, configuration, study, state folder, disk, certificate, revocations and port, in this order; say which
+    /// is broken. The server may be running.
+    Doctor {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Check the configuration file and everything it names, and touch nothing.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -155,6 +162,7 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
             config,
             exit_when_finished,
         } => serve(&config, exit_when_finished),
+        Command::Doctor { config } => commands::doctor::doctor(&config, format),
         Command::Config(ConfigCommand::Check { config }) => check(&config, format),
         Command::Certs(command) => commands::certs::run(command, format),
         Command::Study(StudyCommand::Show { config }) => commands::study::show(&config, format),

@@ -106,3 +106,33 @@ async fn a_service_manager_ends_the_server_with_exit_code_0_and_the_keyboard_wit
         assert_eq!(process.wait().unwrap().code(), Some(exit), "{rest:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_finds_a_server_in_order_and_names_the_layer_that_is_not() {
+    let consortium = left(60).await;
+    let doctor = || {
+        let words = ["--format", "json", "doctor", "--config", "server.toml"];
+        let output = server(&words, consortium.folder.path());
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code().unwrap(), json)
+    };
+    let (exit, json) = doctor();
+    assert_eq!(exit, 0, "{json}");
+    let checks = json["data"]["checks"].as_array().unwrap();
+    assert!(checks.iter().all(|check| check["found"] == "good"), "{json}");
+    let config = consortium.folder.path().join("server.toml");
+    let good = std::fs::read_to_string(&config).unwrap();
+    for (from, to, layer, code) in [
+        ("study =", "studdy =", "configuration", "config_unknown_key"),
+        ("study.json", "none.json", "study", "file_missing"),
+        ("server.key", "none.key", "certificate", "certificate_file"),
+    ] {
+        assert!(good.contains(from), "{from} is not in {good}");
+        std::fs::write(&config, good.replace(from, to)).unwrap();
+        let (exit, json) = doctor();
+        assert_ne!(exit, 0);
+        let error = &json["error"];
+        let found = [&error["details"]["layer"], &error["code"]];
+        assert_eq!(found, [layer, code], "{json}");
+    }
+}

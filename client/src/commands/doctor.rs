@@ -21,6 +21,10 @@ use crate::transport::{Credentials, GrpcServer, ServerAddress, WhoAnswers, look}
 pub fn doctor(path: &Path, format: Format) -> Result<(), OperatorError> {
     let mut found = Examination::default();
     let now = SystemClock.now().0 / 1000;
+    found.check("program", Who::Operator, || {
+        let (version, tls) = (env!("CARGO_PKG_VERSION"), consilium_certs::provider_name());
+        Ok(((), format!("consilium-site {version}, TLS: {tls}")))
+    });
     found.check("clock", Who::Operator, || examination::clock(now, WRITTEN));
     let config = found.check("configuration", Who::Operator, || {
         let config = SiteConfig::read(path)?;
