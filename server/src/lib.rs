@@ -25,5 +25,6 @@ pub mod enrolment;
 pub mod initial;
 pub mod listen;
 pub mod log;
+mod membership;
 pub mod service;
 pub mod statement;

@@ -23,6 +23,7 @@ use crate::config::ServerConfig;
 use crate::consortium::Consortium;
 use crate::credentials::Credentials;
 use crate::enrolment::{Desk, Enrolment};
+use crate::membership;
 use crate::service::Service;
 
 /// A server that listens.
@@ -94,7 +95,14 @@ pub async fn start_with(
     let service = ConsortiumServer::new(Service(Arc::clone(&consortium)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let identity = IdentityServer::new(Enrolment(Arc::new(desk)))
+    let desk = Arc::new(desk);
+    tokio::spawn(membership::watch(
+        Arc::clone(&consortium),
+        Arc::clone(&desk),
+        credentials.revocations(),
+        stopping.clone(),
+    ));
+    let identity = IdentityServer::new(Enrolment(desk))
         .max_decoding_message_size(2 * REQUEST_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let admission = AdmissionLayer(credentials.revocations());

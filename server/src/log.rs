@@ -82,6 +82,8 @@ struct Known {
     aggregated: BTreeMap<u32, (u32, u64)>,
     /// Written acceptances.
     acceptances: BTreeMap<SiteId, Signed>,
+    /// What is known of who was let in and out, as JSON.
+    members: BTreeSet<String>,
     /// Sites that take part in the study.
     accepted: BTreeSet<SiteId>,
     /// The newest configuration.
@@ -163,6 +165,22 @@ impl Log {
         let site = site.clone();
         self.append(Event::StudyAccepted { site, study }).await?;
         known.catch_up(&self.store).await
+    }
+
+    /// Appends those of `events`, of who was let in and out, that the log does not hold yet.
+    ///
+    /// # Errors
+    /// [`ServerStoreError`].
+    pub async fn note_members(&self, events: Vec<Event>) -> Result<(), ServerStoreError> {
+        let mut known = self.known.lock().await;
+        known.catch_up(&self.store).await?;
+        for event in events {
+            if !known.members.contains(&member(&event)) {
+                self.append(event).await?;
+                known.catch_up(&self.store).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the written acceptance of `site`, once.
@@ -385,6 +403,13 @@ impl Known {
                 Some(Event::Aggregated { round, attempt, .. }) => {
                     self.aggregated.insert(round, (attempt, index));
                 }
+                Some(
+                    event @ (Event::EnrolmentRequested { .. }
+                    | Event::EnrolmentApproved { .. }
+                    | Event::CertificateRevoked { .. }),
+                ) => {
+                    self.members.insert(member(&event));
+                }
                 Some(Event::AcceptanceSigned { site, acceptance }) => {
                     self.acceptances.insert(site, acceptance);
                 }
@@ -399,6 +424,12 @@ impl Known {
         }
         Ok(())
     }
+}
+
+/// An event by which it is found again.
+fn member(event: &Event) -> String {
+    // Cannot fail: plain numbers and text.
+    serde_json::to_string(event).expect("an event serialises")
 }
 
 /// The first entry of a study's log.

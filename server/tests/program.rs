@@ -119,7 +119,10 @@ async fn the_doctor_finds_a_server_in_order_and_names_the_layer_that_is_not() {
     let (exit, json) = doctor();
     assert_eq!(exit, 0, "{json}");
     let checks = json["data"]["checks"].as_array().unwrap();
-    assert!(checks.iter().all(|check| check["found"] == "good"), "{json}");
+    assert!(
+        checks.iter().all(|check| check["found"] == "good"),
+        "{json}"
+    );
     let config = consortium.folder.path().join("server.toml");
     let good = std::fs::read_to_string(&config).unwrap();
     for (from, to, layer, code) in [

@@ -195,6 +195,29 @@ impl Consortium {
         Process { child, log, answer }
     }
 
+    /// How many entries of a kind the server's log has.
+    fn logged(&self, kind: &str) -> usize {
+        let export = self.at("log.jsonl");
+        let _ = fs::remove_file(&export);
+        let words = [
+            "audit",
+            "export",
+            "--config",
+            "server.toml",
+            "--out",
+            "log.jsonl",
+        ];
+        let output = Command::new(&self.server)
+            .args(words)
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = fs::read_to_string(&export).unwrap();
+        text.matches(&format!("\\\"kind\\\":\\\"{kind}\\\""))
+            .count()
+    }
+
     fn serve(&self) -> Process {
         let serve = ["serve", "--config", "server.toml", "--exit-when-finished"];
         let server = self.start(&self.server, &serve, "server");
@@ -343,6 +366,12 @@ fn sites_enrol_over_the_network_are_approved_and_take_part_to_the_end() {
         // Once more does no harm.
         consortium.enroll(name, name).ends_well();
     }
+    // Who was let in is in the log, once each, with the request that was rejected.
+    until("all members in the log", || {
+        let found =
+            ["enrolment_requested", "enrolment_approved"].map(|kind| consortium.logged(kind));
+        (found == [4, 3]).then_some(())
+    });
     let running = SITES.map(|name| {
         consortium.accept(name);
         consortium.run(name)
@@ -460,6 +489,10 @@ fn a_revoked_site_reads_that_it_is_revoked_and_an_expired_one_that_it_has_expire
     };
     refused("icu-a", "certificate_revoked");
     refused("icu-c", "certificate_expired");
+    // Who was let out is in the log that nobody can rewrite.
+    until("the revocation in the log", || {
+        (consortium.logged("certificate_revoked") == 1).then_some(())
+    });
     // Started again, both are told before anything is sent.
     assert_eq!(
         consortium.run("icu-a").end(),

@@ -63,7 +63,7 @@ pub enum Event {
     EnrolmentRequested {
         /// The site.
         site: SiteId,
-        /// SHA-256 of its request.
+        /// SHA-256 of its request, PKCS#10 PEM.
         request: Digest,
     },
     /// A certificate was issued.
@@ -75,12 +75,10 @@ pub enum Event {
     },
     /// A certificate is good no more.
     CertificateRevoked {
-        /// The site.
-        site: SiteId,
         /// Serial number of the certificate, hexadecimal.
         serial: String,
-        /// Why.
-        reason: String,
+        /// Since when, by the clock of the authority.
+        since: Timestamp,
     },
     /// Somebody at a site has accepted the study in writing.
     AcceptanceSigned {

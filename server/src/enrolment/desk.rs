@@ -161,7 +161,11 @@ impl Desk {
         }
     }
 
-    fn records(&self) -> Result<Vec<Record>, DeskError> {
+    /// Every request, in the order in which they came.
+    ///
+    /// # Errors
+    /// [`DeskError::File`].
+    pub fn records(&self) -> Result<Vec<Record>, DeskError> {
         let mut records = Vec::new();
         for path in self.requests()? {
             match self.record(&path) {
