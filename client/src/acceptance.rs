@@ -1,9 +1,11 @@
 //! What a study would send and cost, in plain words, and this site's written answer.
 
+use std::collections::BTreeSet;
+
 use consilium_certs::{CertificateError, Signer};
 use consilium_core::clock::Timestamp;
 use consilium_core::study::PrivacyMode;
-use consilium_core::{Digest, Participant, SiteId, Study};
+use consilium_core::{Digest, GroupName, Participant, SiteId, Study};
 use consilium_transparency::{Acceptance, Signed, Statement as _};
 use dp_rs::agreement::{AgreedPlan, Agreement};
 
@@ -11,12 +13,10 @@ use dp_rs::agreement::{AgreedPlan, Agreement};
 #[must_use]
 pub fn in_plain_words(study: &Study, participant: &Participant) -> Vec<String> {
     let lengths = study.manifest.group_lengths();
-    let values = |groups: &std::collections::BTreeSet<consilium_core::GroupName>| -> usize {
-        groups.iter().filter_map(|group| lengths.get(group)).sum()
-    };
-    let listed = |groups: &std::collections::BTreeSet<consilium_core::GroupName>| {
+    let with_numbers = |groups: &BTreeSet<GroupName>| {
         let names: Vec<_> = groups.iter().map(ToString::to_string).collect();
-        names.join(", ")
+        let numbers: usize = groups.iter().filter_map(|group| lengths.get(group)).sum();
+        format!("{} ({numbers} numbers)", names.join(", "))
     };
     let (shared, local) = (
         study.shared_groups(participant),
@@ -26,7 +26,7 @@ pub fn in_plain_words(study: &Study, participant: &Participant) -> Vec<String> {
     let most = schedule.rounds + schedule.retry_rounds;
     let mut lines = vec![
         format!(
-            "{} sites train {} together over {} rounds; at most {} attempts that fail are repeated.",
+            "{} sites train {} together over {} rounds; at most {} failed attempts are repeated.",
             study.sites.len(),
             study.model.name,
             schedule.rounds,
@@ -38,16 +38,14 @@ pub fn in_plain_words(study: &Study, participant: &Participant) -> Vec<String> {
         ),
         "No record, prediction or metric leaves this site.".to_owned(),
         format!(
-            "What leaves: in each round the change of {} ({} numbers), at most {most} times.",
-            listed(&shared),
-            values(&shared)
+            "What leaves: in each round the change of {}, at most {most} times.",
+            with_numbers(&shared)
         ),
     ];
     if !local.is_empty() {
         lines.push(format!(
-            "What stays: {} ({} numbers), because fewer than {} sites hold it.",
-            listed(&local),
-            values(&local),
+            "What stays: {}, because fewer than {} sites hold it.",
+            with_numbers(&local),
             study.aggregation.minimum_holders
         ));
     }
