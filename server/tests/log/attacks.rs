@@ -4,6 +4,7 @@
 //! needs no key, and is still found by the signatures.
 
 use consilium_certs::{Authority, Identity, Role, Signer};
+use consilium_transparency::Acceptance;
 
 use super::*;
 
@@ -336,4 +337,54 @@ async fn a_sum_of_an_update_that_never_came_is_found_in_a_log_that_is_whole() {
     let lines = lines(&consortium).await;
     let found = refused(&consortium, &lines, &[]);
     assert_eq!(found, ("log_contradiction", Some(count(&lines) - 1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acceptance_that_its_site_has_not_signed_is_refused_and_found_in_the_log() {
+    let consortium = Consortium::today(study()).await;
+    let log = consortium.running().consortium().log();
+    let digest = study().digest();
+    let signed_by = |name: &str, site: &str, study: Digest| {
+        let said = Acceptance {
+            site: site.parse().unwrap(),
+            name: "toy".parse().unwrap(),
+            study,
+            policy: Digest::of(b"policy"),
+            at: consilium_core::clock::SystemClock.now(),
+        };
+        sign(&Signer::of(&consortium.identity(name)).unwrap(), &said)
+    };
+    let [a, b] = ["a", "b"].map(|name| name.parse().unwrap());
+    let good = signed_by("a", "a", digest);
+    for _ in 0..2 {
+        log.accept(&a, digest, &good).await.unwrap();
+    }
+    // Of another document, of another site, in another's name, and altered.
+    let other = signed_by("a", "a", Digest::of(b"another"));
+    let mut altered = good.clone();
+    altered.signature[9] ^= 1;
+    for (site, signed) in [
+        (&a, &other),
+        (&b, &good),
+        (&a, &signed_by("b", "a", digest)),
+        (&a, &altered),
+    ] {
+        let error = log.accept(site, digest, signed).await.unwrap_err();
+        assert_eq!(error.code(), "acceptance_refused");
+    }
+    let once = lines(&consortium).await;
+    let kind = |line: &&Line| match line {
+        Line::Entry { entry, .. } => entry.contains("acceptance_signed"),
+        _ => false,
+    };
+    assert_eq!(once.iter().filter(kind).count(), 1);
+    // A server that writes one of its own into a log that is whole.
+    let forged = Event::AcceptanceSigned {
+        site: b,
+        acceptance: signed_by("a", "b", digest),
+    };
+    log.append(forged).await.unwrap();
+    let lines = lines(&consortium).await;
+    let found = refused(&consortium, &lines, &[]);
+    assert_eq!(found, ("log_acceptance_forged", Some(count(&lines) - 1)));
 }

@@ -5,6 +5,7 @@ use consilium_transparency::Signed;
 use sqlx::Row as _;
 
 use super::{Result, SiteStore};
+use crate::log;
 
 /// A written acceptance, as it stands now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,17 +89,10 @@ impl SiteStore {
         .await
         .map_err(self.failed())?;
         let Some(row) = row else { return Ok(None) };
-        let scheme: i64 = row.try_get(2).map_err(self.failed())?;
         let told: i64 = row.try_get(6).map_err(self.failed())?;
         Ok(Some(StoredAcceptance {
             digest: self.parse("acceptance.digest", row.try_get::<String, _>(0))?,
-            signed: Signed {
-                statement: row.try_get(1).map_err(self.failed())?,
-                scheme: u16::try_from(scheme)
-                    .map_err(|_| self.corrupt(format!("acceptance.scheme: {scheme}")))?,
-                signature: row.try_get(3).map_err(self.failed())?,
-                certificate: row.try_get(4).map_err(self.failed())?,
-            },
+            signed: log::signed(&row, 1).map_err(self.failed())?,
             withdrawn: row.try_get(5).map_err(self.failed())?,
             told: told != 0,
         }))
