@@ -115,6 +115,9 @@ enum StudyCommand {
         /// Configuration file.
         #[arg(long)]
         config: PathBuf,
+        /// Show it again whenever it changes, until the study has ended.
+        #[arg(long)]
+        watch: bool,
     },
 }
 
@@ -165,7 +168,10 @@ fn run(command: Command, format: Format) -> Result<(), OperatorError> {
         Command::Doctor { config } => commands::doctor::doctor(&config, format),
         Command::Config(ConfigCommand::Check { config }) => check(&config, format),
         Command::Certs(command) => commands::certs::run(command, format),
-        Command::Study(StudyCommand::Show { config }) => commands::study::show(&config, format),
+        Command::Study(StudyCommand::Show { config, watch }) => match watch {
+            true => commands::study::watch(&config, format),
+            false => commands::study::show(&config, format),
+        },
         Command::Model(ModelCommand::Export { config, out }) => {
             commands::model::export(&config, &out, format)
         }

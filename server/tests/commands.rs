@@ -118,3 +118,31 @@ async fn a_committed_model_is_exported_once_whole_and_only_when_it_is_what_its_n
     assert_eq!(refused(&EXPORT, folder), (Some(1), "store_corrupt".into()));
     assert!(!file.exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_study_that_is_watched_is_shown_at_every_change_until_it_ends() {
+    let mut study = consortium::study();
+    study.schedule.rounds = 1;
+    let consortium = Consortium::with(study, |blobs| blobs).await;
+    let watching = Command::new(env!("CARGO_BIN_EXE_consilium-server"))
+        .args(["study", "show", "--watch", "--config", "server.toml"])
+        .args(["--format", "json"])
+        .current_dir(consortium.folder.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    for site in ["a", "b", "c"] {
+        consortium.give(site, 0.5).await.unwrap();
+    }
+    let ended = tokio::task::spawn_blocking(|| watching.wait_with_output());
+    let output = ended.await.unwrap().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let shown: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    // Each once, the end last.
+    assert!(shown.windows(2).all(|pair| pair[0] != pair[1]), "{text}");
+    assert_eq!(shown.last().unwrap()["data"]["state"], "finished");
+}

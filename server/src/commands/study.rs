@@ -1,6 +1,8 @@
 //! `consilium-server study show`: where the study stands, site by site.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
+use std::time::Duration;
 
 use consilium_core::clock::Timestamp;
 use consilium_core::{Digest, ModalityKey, SiteId, Study, StudyId, TaskKey};
@@ -124,6 +126,10 @@ impl Standing {
             "study {}: {stands}\n  {} of {} rounds committed\n  document {}\n  model    {}\n",
             self.study, self.committed, self.rounds, self.study_sha256, self.model_sha256
         );
+        if let Some(Timestamp(deadline)) = self.deadline {
+            let closes = consilium_certs::date((deadline / 1000).cast_signed());
+            text.push_str(&format!("  the round closes {closes}\n"));
+        }
         for site in &self.sites {
             let delivered = match site.delivered {
                 Some(true) => "; update delivered",
@@ -153,3 +159,33 @@ pub fn show(config: &Path, format: Format) -> Result<(), OperatorError> {
     output::print(format, &standing, Standing::to_text);
     Ok(())
 }
+
+/// Shows it again whenever it has changed, until the study has ended: on a terminal in the place of what was shown
+/// before, elsewhere one after the other.
+///
+/// # Errors
+/// As [`show`].
+pub fn watch(config: &Path, format: Format) -> Result<(), OperatorError> {
+    let config = ServerConfig::read(config)?;
+    let on_screen = format == Format::Text && std::io::stdout().is_terminal();
+    let mut shown = None;
+    loop {
+        let (study, coordination) = stored(&config)?;
+        let standing = Standing::of(&study, &coordination);
+        if shown.as_ref() != Some(&standing) {
+            if on_screen {
+                // Clears the screen and goes to its beginning (ECMA-48).
+                print!("\x1b[2J\x1b[H");
+            }
+            output::print(format, &standing, Standing::to_text);
+        }
+        if coordination.end().is_some() {
+            return Ok(());
+        }
+        shown = Some(standing);
+        std::thread::sleep(AGAIN);
+    }
+}
+
+/// How often it is looked at.
+const AGAIN: Duration = Duration::from_secs(1);
