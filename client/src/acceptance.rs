@@ -82,14 +82,14 @@ fn cost(study: &Study, agreement: &Agreement) -> Vec<String> {
     lines.push(match &agreement.plan {
         AgreedPlan::Steps(plan) => format!(
             "How: {} steps; in each, every {unit} takes part with probability {:.4}, is clipped to norm {}, and noise of \
-             {} times that is added.",
+             {:.4} times that is added.",
             agreement.steps,
             plan.settings().sampling_rate,
             agreement.plan.largest_clip_norm(),
             agreement.plan.noise_multiplier()
         ),
         AgreedPlan::Releases(_) => format!(
-            "How: every update is clipped to norm {}, and noise of {} times that is added.",
+            "How: every update is clipped to norm {}, and noise of {:.4} times that is added.",
             agreement.plan.largest_clip_norm(),
             agreement.plan.noise_multiplier()
         ),
