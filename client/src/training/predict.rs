@@ -6,7 +6,8 @@ use consilium_data::Examples;
 use consilium_models::{DeviceChoice, EhpalNet, Prediction, SiteNetwork, Task, View};
 use rayon::ThreadPool;
 
-use super::{array, from_model, one_thread};
+use super::steps::array;
+use super::{from_model, one_thread};
 use crate::work::{Progress, WorkError};
 
 /// Records predicted in one pass.
