@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 
+mod calls;
+mod listen;
 pub mod real;
 mod server;
 mod toy;
@@ -29,7 +31,8 @@ use consilium_site::transport::{GrpcServer, ServerAddress, Witness};
 use consilium_store::site::SiteStore;
 use tempfile::TempDir;
 
-pub use server::{Running, ServerState, serve};
+pub use listen::{Running, serve};
+pub use server::ServerState;
 pub use toy::{Toy, expected};
 
 /// The sites; `c` holds a modality of its own.
