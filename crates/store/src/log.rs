@@ -1,7 +1,8 @@
 //! Entries of a log as rows: the same table at the server and at a site.
 
 use consilium_transparency::{Entry, Signed};
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Executor, Row as _, Sqlite};
 
 /// Appends entries after those that are there.
@@ -31,6 +32,18 @@ pub(crate) async fn read_from(
         .bind(i64::try_from(position).unwrap_or(i64::MAX))
         .fetch_all(database)
         .await
+}
+
+/// Binds a signed statement to the next four places: statement, scheme, signature, certificate.
+pub(crate) fn bind<'q>(
+    query: Query<'q, Sqlite, SqliteArguments>,
+    signed: &'q Signed,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    query
+        .bind(&signed.statement)
+        .bind(i64::from(signed.scheme))
+        .bind(&signed.signature)
+        .bind(&signed.certificate)
 }
 
 /// A signed statement in the columns (statement, scheme, signature, certificate) from `first` on.

@@ -56,18 +56,15 @@ impl ServerStore {
     /// # Errors
     /// [`ServerStoreError`].
     pub async fn keep_log_head(&self, head: &Head, signed: &Signed) -> Result<()> {
-        sqlx::query(
+        let query = sqlx::query(
             "INSERT INTO log_head (size, statement, scheme, signature, certificate) \
              VALUES (?, ?, ?, ?, ?)",
         )
-        .bind(i64::try_from(head.size).unwrap_or(i64::MAX))
-        .bind(&signed.statement)
-        .bind(i64::from(signed.scheme))
-        .bind(&signed.signature)
-        .bind(&signed.certificate)
-        .execute(&self.pool)
-        .await
-        .map_err(|error| self.failed(error))?;
+        .bind(i64::try_from(head.size).unwrap_or(i64::MAX));
+        log::bind(query, signed)
+            .execute(&self.pool)
+            .await
+            .map_err(|error| self.failed(error))?;
         Ok(())
     }
 

@@ -31,19 +31,14 @@ impl SiteStore {
         digest: Digest,
         signed: &Signed,
     ) -> Result<()> {
-        sqlx::query(
+        let query = sqlx::query(
             "INSERT OR REPLACE INTO acceptance (study, digest, statement, scheme, signature, certificate) \
              VALUES (?, ?, ?, ?, ?, ?)",
-        )
-        .bind(study.as_str())
-        .bind(digest.to_string())
-        .bind(&signed.statement)
-        .bind(i64::from(signed.scheme))
-        .bind(&signed.signature)
-        .bind(&signed.certificate)
-        .execute(&self.pool)
-        .await
-        .map_err(self.failed())?;
+        ).bind(study.as_str()).bind(digest.to_string());
+        log::bind(query, signed)
+            .execute(&self.pool)
+            .await
+            .map_err(self.failed())?;
         Ok(())
     }
 

@@ -76,14 +76,11 @@ impl SiteStore {
     ) -> Result<()> {
         let mut transaction = self.begin().await?;
         self.note(&mut transaction, note).await?;
-        sqlx::query(INSERT_HEAD)
+        let query = sqlx::query(INSERT_HEAD)
             .bind(study.as_str())
             .bind(i64::try_from(head.size).unwrap_or(i64::MAX))
-            .bind(None::<&str>)
-            .bind(&signed.statement)
-            .bind(i64::from(signed.scheme))
-            .bind(&signed.signature)
-            .bind(&signed.certificate)
+            .bind(None::<&str>);
+        log::bind(query, signed)
             .execute(&mut *transaction)
             .await
             .map_err(self.failed())?;
@@ -119,25 +116,18 @@ impl SiteStore {
         self.note(&mut transaction, note).await?;
         for signed in heads {
             let size = signed.says::<Head>().map_or(1, |head| head.size.max(1));
-            sqlx::query(INSERT_HEAD)
+            let query = sqlx::query(INSERT_HEAD)
                 .bind(study.as_str())
                 .bind(i64::try_from(size).unwrap_or(i64::MAX))
-                .bind(Some(code))
-                .bind(&signed.statement)
-                .bind(i64::from(signed.scheme))
-                .bind(&signed.signature)
-                .bind(&signed.certificate)
+                .bind(Some(code));
+            log::bind(query, signed)
                 .execute(&mut *transaction)
                 .await
                 .map_err(self.failed())?;
         }
         if let Some(signed) = witnessed {
-            sqlx::query(INSERT_WITNESS)
-                .bind(study.as_str())
-                .bind(&signed.statement)
-                .bind(i64::from(signed.scheme))
-                .bind(&signed.signature)
-                .bind(&signed.certificate)
+            let query = sqlx::query(INSERT_WITNESS).bind(study.as_str());
+            log::bind(query, signed)
                 .execute(&mut *transaction)
                 .await
                 .map_err(self.failed())?;
@@ -150,12 +140,8 @@ impl SiteStore {
     /// # Errors
     /// What the database says.
     pub async fn keep_witness(&self, study: &StudyId, signed: &Signed) -> Result<()> {
-        sqlx::query(INSERT_WITNESS)
-            .bind(study.as_str())
-            .bind(&signed.statement)
-            .bind(i64::from(signed.scheme))
-            .bind(&signed.signature)
-            .bind(&signed.certificate)
+        let query = sqlx::query(INSERT_WITNESS).bind(study.as_str());
+        log::bind(query, signed)
             .execute(&self.pool)
             .await
             .map_err(self.failed())?;
