@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::CertificateError;
-use crate::tls::{PROTOCOL, VERSIONS, provider};
+use crate::tls::{nameless_config, provider};
 
 /// Who issued the certificate that was shown in a handshake. The handshake itself always fails: nothing is sent to
 /// whom was only looked at.
@@ -38,13 +38,7 @@ pub fn subject_name(certificate: &[u8]) -> Result<String, CertificateError> {
 /// [`CertificateError`].
 pub fn looking_config() -> Result<(ClientConfig, Arc<Looked>), CertificateError> {
     let looked = Arc::new(Looked::default());
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(VERSIONS)
-        .map_err(CertificateError::library)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(&looked) as _)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    let config = nameless_config(Arc::clone(&looked) as _)?;
     Ok((config, looked))
 }
 

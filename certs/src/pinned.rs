@@ -7,7 +7,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::{ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::tls::{PROTOCOL, VERSIONS, provider};
+use crate::tls::{nameless_config, provider};
 use crate::{CertificateError, Fingerprint};
 
 /// The authority's certificate, found by its fingerprint in what a server has shown.
@@ -34,13 +34,7 @@ pub fn enrolment_config(
         fingerprint,
         found: OnceLock::new(),
     });
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(VERSIONS)
-        .map_err(CertificateError::library)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(&pinned) as _)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    let mut config = nameless_config(Arc::clone(&pinned) as _)?;
     // A resumed session would not show the chain again.
     config.resumption = rustls::client::Resumption::disabled();
     Ok((config, pinned))

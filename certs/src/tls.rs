@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -40,10 +40,10 @@ pub(crate) fn random(bytes: &mut [u8]) -> Result<(), CertificateError> {
         .map_err(|_| CertificateError::Library("no random numbers are to be had".into()))
 }
 
-pub(crate) const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// gRPC runs on HTTP/2.
-pub(crate) const PROTOCOL: &[u8] = b"h2";
+const PROTOCOL: &[u8] = b"h2";
 
 fn roots(authority: &Path) -> Result<Arc<RootCertStore>, CertificateError> {
     let mut store = RootCertStore::empty();
@@ -51,6 +51,20 @@ fn roots(authority: &Path) -> Result<Arc<RootCertStore>, CertificateError> {
         store.add(certificate).map_err(CertificateError::library)?;
     }
     Ok(Arc::new(store))
+}
+
+/// What somebody does who shows no certificate, and judges the server's in another way than by the authority's file.
+pub(crate) fn nameless_config(
+    judge: Arc<dyn ServerCertVerifier>,
+) -> Result<ClientConfig, CertificateError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)
+        .map_err(CertificateError::library)?
+        .dangerous()
+        .with_custom_certificate_verifier(judge)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    Ok(config)
 }
 
 /// What the server does: TLS 1.3, its certificate with the authority's behind it, and no peer whose certificate the
