@@ -18,6 +18,7 @@ mod request;
 mod revocation;
 mod server_certificate;
 mod sign;
+mod statement;
 mod tls;
 mod validity;
 mod vouched;

@@ -6,7 +6,7 @@ use consilium_certs::{CertificateError, Signer};
 use consilium_core::clock::Timestamp;
 use consilium_core::study::PrivacyMode;
 use consilium_core::{Digest, GroupName, Participant, SiteId, Study};
-use consilium_transparency::{Acceptance, Signed, Statement as _};
+use consilium_transparency::{Acceptance, Signed};
 use dp_rs::agreement::{AgreedPlan, Agreement};
 
 /// What taking part in `study` means for the site of `participant`, a sentence a line.
@@ -126,12 +126,5 @@ pub fn sign(
         policy,
         at,
     };
-    let statement = said.bytes();
-    let signature = signer.sign(&Acceptance::signed_bytes(&statement))?;
-    Ok(Signed {
-        statement,
-        scheme: signature.scheme,
-        signature: signature.bytes,
-        certificate: signer.certificate().to_vec(),
-    })
+    signer.state(&said)
 }

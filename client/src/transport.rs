@@ -295,7 +295,7 @@ impl GrpcServer {
                 let view = view_from_wire(&reply.into_inner())?;
                 let forged = |problem| Failure::Final(PeerError::Forged(problem));
                 let witness = self.witness().map_err(Failure::Final)?;
-                view.check_signatures(witness).map_err(forged)?;
+                view.check_signatures(witness.notary()).map_err(forged)?;
                 Ok(view)
             }
             Ok(Err(status)) => Err(self.failed(&status)),

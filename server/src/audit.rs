@@ -4,13 +4,12 @@ mod stated;
 
 use std::io;
 
-use consilium_certs::{Role as Holder, Signature, TrustAnchor, fingerprint};
+use consilium_certs::{TrustAnchor, fingerprint};
 use consilium_core::Digest;
-use consilium_core::clock::Timestamp;
 use consilium_store::server::{ServerStore, ServerStoreError};
 use consilium_transparency::{
-    Audited, Finding, Head, Line, Notary, Role, Signed, UnreadableExport, check, leaf_hash,
-    read_export, write_line,
+    Audited, Finding, Head, Line, Signed, UnreadableExport, check, leaf_hash, read_export,
+    write_line,
 };
 
 pub use stated::{Stated, stated};
@@ -109,31 +108,5 @@ pub fn verify(server: &str, sites: &[String], authority: &Digest) -> Result<Audi
         _ => None,
     });
     let anchor = trusted.ok_or(NotVerified::OtherAuthority(*authority))?;
-    Ok(check(&server, &sites, &Vouched(anchor))?)
-}
-
-/// Judges signatures by the certificates that the authority has issued.
-pub struct Vouched(pub TrustAnchor);
-
-impl Notary for Vouched {
-    fn holder(
-        &self,
-        signed: &Signed,
-        message: &[u8],
-        role: Role,
-        at: Timestamp,
-    ) -> Result<String, String> {
-        let signature = Signature {
-            scheme: signed.scheme,
-            bytes: signed.signature.clone(),
-        };
-        let role = match role {
-            Role::Server => Holder::Server,
-            Role::Site => Holder::Site,
-        };
-        self.0
-            .signatory(&signed.certificate, message, &signature, (role, at))
-            .map(|peer| peer.name)
-            .map_err(|error| error.to_string())
-    }
+    Ok(check(&server, &sites, &anchor)?)
 }

@@ -9,8 +9,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use consilium_certs::{CertificateError, Role, Signature, Signer, TrustAnchor, fingerprint};
-use consilium_core::clock::{Clock, Timestamp};
+use consilium_certs::{CertificateError, Role, Signer, TrustAnchor, fingerprint};
+use consilium_core::clock::Clock;
 use consilium_core::study::PrivacyMode;
 use consilium_core::{Digest, SiteId, Study};
 use consilium_store::server::{ServerStore, ServerStoreError, WitnessedHead};
@@ -194,10 +194,7 @@ impl Log {
         signed: &Signed,
     ) -> Result<(), LogError> {
         let bad = |problem: &str| LogError::BadAcceptance(problem.to_owned());
-        let said: Acceptance = signed.says().ok_or_else(|| bad("it cannot be read"))?;
-        let message = Acceptance::signed_bytes(&signed.statement);
-        self.holds(site, signed, &message, said.at)
-            .map_err(|problem| bad(&problem))?;
+        let said: Acceptance = self.said(site, signed).map_err(|problem| bad(&problem))?;
         if said.site != *site {
             return Err(bad("it is of another site"));
         }
@@ -217,31 +214,21 @@ impl Log {
         Ok(known.catch_up(&self.store).await?)
     }
 
-    /// Whether `message` was signed with the key of `site`, whose certificate is valid now, and was when the statement
-    /// says that it was signed: by that the others judge it.
-    fn holds(
-        &self,
-        site: &SiteId,
-        signed: &Signed,
-        message: &[u8],
-        at: Timestamp,
-    ) -> Result<(), String> {
-        let signature = Signature {
-            scheme: signed.scheme,
-            bytes: signed.signature.clone(),
-        };
-        let refused = |error: CertificateError| error.to_string();
+    /// What was signed with the key of `site`, whose certificate is valid now, and was when the statement says that it
+    /// was signed: by that the others judge it.
+    fn said<T: Statement>(&self, site: &SiteId, signed: &Signed) -> Result<T, String> {
         self.anchor
             .holder(&signed.certificate, Role::Site, self.clock.now())
-            .map_err(refused)?;
-        let holder = self
-            .anchor
-            .signatory(&signed.certificate, message, &signature, (Role::Site, at))
-            .map_err(refused)?;
-        if holder.name != site.as_str() {
+            .map_err(|error| error.to_string())?;
+        let (said, holder) = signed.verified::<T>(&self.anchor)?;
+        // Others are shown it: it is as short as it can be.
+        if said.bytes() != signed.statement {
+            return Err("it is not in its own form".into());
+        }
+        if holder != site.as_str() {
             return Err("it is of another site".into());
         }
-        Ok(())
+        Ok(said)
     }
 
     /// A signed head over all entries: the newest one where it still covers them, or a new one.
@@ -270,14 +257,7 @@ impl Log {
             root: known.tree.root(),
             at: self.clock.now(),
         };
-        let statement = head.bytes();
-        let signature = self.signer.sign(&Head::signed_bytes(&statement))?;
-        let signed = Signed {
-            statement,
-            scheme: signature.scheme,
-            signature: signature.bytes,
-            certificate: self.signer.certificate().to_vec(),
-        };
+        let signed = self.signer.state(&head)?;
         self.store.keep_log_head(&head, &signed).await?;
         known.head = Some(signed.clone());
         Ok(signed)
@@ -349,14 +329,7 @@ impl Log {
     /// [`LogError`].
     pub async fn witness(&self, site: &SiteId, signed: &Signed) -> Result<(), LogError> {
         let bad = |problem: &str| LogError::BadWitness(problem.to_owned());
-        let seen: Witnessed = signed.says().ok_or_else(|| bad("it cannot be read"))?;
-        // Others are shown it: it is as short as it can be.
-        if seen.bytes() != signed.statement {
-            return Err(bad("it is not in its own form"));
-        }
-        let message = Witnessed::signed_bytes(&signed.statement);
-        self.holds(site, signed, &message, seen.at)
-            .map_err(|problem| bad(&problem))?;
+        let seen: Witnessed = self.said(site, signed).map_err(|problem| bad(&problem))?;
         if seen.site != *site {
             return Err(bad("it is of another site"));
         }

@@ -13,7 +13,7 @@ fn allowed(package: &str) -> &'static [&'static str] {
         "dp-burn" => &["dp-rs"],
         "proto" | "store" => &["core", "rounds", "transparency"],
         "ops" => &["core", "rounds"],
-        "certs" => &["core", "ops"],
+        "certs" => &["core", "ops", "transparency"],
         "server" => &[
             "core",
             "dp-rs",

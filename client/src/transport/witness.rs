@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use consilium_certs::{CertificateError, Identity, Signature, Signer, TrustAnchor};
-use consilium_core::clock::Timestamp;
-use consilium_transparency::{Notary, Role, Signed, Statement, Witnessed};
+use consilium_certs::{CertificateError, Identity, Signer, TrustAnchor};
+use consilium_transparency::{Signed, Witnessed};
 
 /// Signs with the key of this site's certificate, and judges the signatures of others.
 #[derive(Clone, Debug)]
@@ -30,37 +29,12 @@ impl Witness {
         self.signer.renew(identity)
     }
 
-    pub(super) fn sign(&self, seen: &Witnessed) -> Result<Signed, CertificateError> {
-        let statement = seen.bytes();
-        let signature = self.signer.sign(&Witnessed::signed_bytes(&statement))?;
-        Ok(Signed {
-            statement,
-            scheme: signature.scheme,
-            signature: signature.bytes,
-            certificate: self.signer.certificate().to_vec(),
-        })
+    /// Judges the signatures of others.
+    pub(super) fn notary(&self) -> &TrustAnchor {
+        &self.anchor
     }
-}
 
-impl Notary for Witness {
-    fn holder(
-        &self,
-        signed: &Signed,
-        message: &[u8],
-        role: Role,
-        at: Timestamp,
-    ) -> Result<String, String> {
-        let signature = Signature {
-            scheme: signed.scheme,
-            bytes: signed.signature.clone(),
-        };
-        let role = match role {
-            Role::Server => consilium_certs::Role::Server,
-            Role::Site => consilium_certs::Role::Site,
-        };
-        self.anchor
-            .signatory(&signed.certificate, message, &signature, (role, at))
-            .map(|peer| peer.name)
-            .map_err(|error| error.to_string())
+    pub(super) fn sign(&self, seen: &Witnessed) -> Result<Signed, CertificateError> {
+        self.signer.state(seen)
     }
 }

@@ -197,7 +197,7 @@ async fn sites_that_were_shown_different_logs_find_out_when_they_compare() {
         witnessed: readers[0].witnessed[1].clone(),
         consistency: view.consistency.clone(),
     }];
-    view.check_signatures(&Vouched(anchor(&split))).unwrap();
+    view.check_signatures(&anchor(&split)).unwrap();
     let judged = view
         .judge(readers[1].seen().as_ref(), &[], None)
         .unwrap_err();

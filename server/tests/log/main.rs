@@ -14,7 +14,7 @@ use consilium_proto::{
     Attempt, AwaitAssignmentRequest, ReadLogRequest, WitnessLogRequest, digest_to_wire,
     signed_to_wire, view_from_wire,
 };
-use consilium_server::audit::{NotVerified, Vouched, export, verify};
+use consilium_server::audit::{NotVerified, export, verify};
 use consilium_store::server::ServerStore;
 use consilium_transparency::{
     Audited, Entry, Event, Expected, Head, Line, Signed, Statement, Tree, View, Wanted, Witnessed,
@@ -25,14 +25,7 @@ use tonic::Status;
 
 /// Signs a statement as a site does.
 pub(crate) fn sign<T: Statement>(signer: &Signer, statement: &T) -> Signed {
-    let bytes = statement.bytes();
-    let signature = signer.sign(&T::signed_bytes(&bytes)).unwrap();
-    Signed {
-        statement: bytes,
-        scheme: signature.scheme,
-        signature: signature.bytes,
-        certificate: signer.certificate().to_vec(),
-    }
+    signer.state(statement).unwrap()
 }
 
 /// A site that keeps what a site must, without the rest of an agent.
@@ -94,7 +87,7 @@ impl Reader {
         let mut client = consortium.site(self.name).await;
         let reply = client.read_log(request).await.unwrap();
         let view = view_from_wire(&reply.into_inner()).unwrap();
-        view.check_signatures(&Vouched(anchor(consortium))).unwrap();
+        view.check_signatures(&anchor(consortium)).unwrap();
         view
     }
 
